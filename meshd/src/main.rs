@@ -1,0 +1,2 @@
+//! `meshd`: the meshnet daemon and its command line.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Networks in namespaces on one machine.

@@ -1,0 +1,1 @@
+//! The simulator, and scenarios in network namespaces.
