@@ -1,1 +1,11 @@
-//! The core of meshnet.
+//! The core of meshnet: who the members are, which sessions and paths lead to them, and how packets travel.
+//!
+//! Everything outside [`io`] is sans-IO: time and randomness are passed in, there are no sockets, files, threads, or
+//! locks. [`node`] is the only place where the other modules meet.
+
+pub mod crypto;
+pub mod io;
+pub mod membership;
+pub mod route;
+pub mod session;
+pub mod time;

@@ -1,0 +1,1 @@
+//! Transport ciphers, replay windows, and key derivation.

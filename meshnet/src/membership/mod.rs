@@ -1,0 +1,1 @@
+//! Who belongs to the mesh: authority, certificates, revocations.

@@ -1,0 +1,1 @@
+//! Link-state database, shortest paths, and the forwarding table.

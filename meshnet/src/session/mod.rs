@@ -1,0 +1,1 @@
+//! Noise handshakes, keypairs, and their timers.
