@@ -1,2 +1,7 @@
 //! `meshd`: the meshnet daemon and its command line.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    meshd::cli::main()
+}

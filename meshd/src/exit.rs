@@ -1,0 +1,77 @@
+//! Exit codes, and the one place where an error becomes one.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | failed |
+//! | 2 | nothing changed, where that matters |
+//! | 64 | wrong usage or configuration (`EX_USAGE`) |
+//! | 69 | the daemon is not running (`EX_UNAVAILABLE`) |
+//! | 77 | not permitted (`EX_NOPERM`) |
+
+use std::process::ExitCode;
+
+/// Something did not work.
+pub const FAILED: u8 = 1;
+/// Wrong usage or configuration; the message says what to write instead.
+pub const USAGE: u8 = 64;
+/// The daemon is not running.
+pub const UNAVAILABLE: u8 = 69;
+/// The user or the system does not permit it; the message says how to get the permission.
+pub const NOT_PERMITTED: u8 = 77;
+
+/// An error whose exit code is decided where it arises.
+///
+/// Most errors get their code from their type in [`code_of`]; this one is for a verb's own findings.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The arguments are well formed, but make no sense together or here.
+    #[error("{0}")]
+    Usage(String),
+    /// The daemon does not answer.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The user may not do this.
+    #[error("{0}")]
+    NotPermitted(String),
+}
+
+/// The exit code for an error: the first error in its chain that has one decides, otherwise it is [`FAILED`].
+pub fn code_of(error: &anyhow::Error) -> u8 {
+    error.chain().find_map(code_of_cause).unwrap_or(FAILED)
+}
+
+/// Prints `error` with its causes on standard error and gives the code to exit with.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    eprintln!("meshd: {error:#}");
+    ExitCode::from(code_of(error))
+}
+
+fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if let Some(failure) = cause.downcast_ref::<Failure>() {
+        return Some(match failure {
+            Failure::Usage(_) => USAGE,
+            Failure::Unavailable(_) => UNAVAILABLE,
+            Failure::NotPermitted(_) => NOT_PERMITTED,
+        });
+    }
+    if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+        return (io.kind() == std::io::ErrorKind::PermissionDenied).then_some(NOT_PERMITTED);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn the_code_is_found_below_any_context() {
+        let error = Err::<(), _>(Failure::Usage("no".into())).context("while reading").unwrap_err();
+        assert_eq!(code_of(&error), USAGE);
+        assert_eq!(code_of(&anyhow::anyhow!("other")), FAILED);
+        let denied = anyhow::Error::from(std::io::Error::from(std::io::ErrorKind::PermissionDenied));
+        assert_eq!(code_of(&denied.context("opening")), NOT_PERMITTED);
+    }
+}

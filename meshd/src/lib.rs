@@ -1,0 +1,6 @@
+//! The parts of `meshd`, the meshnet daemon and its command line. A library only so that its tests and the binary
+//! share them; nothing else builds on it.
+
+pub mod cli;
+pub mod demo;
+pub mod exit;
