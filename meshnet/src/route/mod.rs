@@ -1,1 +1,13 @@
-//! Link-state database, shortest paths, and the forwarding table.
+//! Who is where, and by which way: the link-state database, shortest paths over it, and the forwarding table.
+//!
+//! Every member authors one signed record; records are flooded and compared until all members hold the same set
+//! ([`lsdb`]). Links that both of their ends announce form a graph whose shortest paths lead over members that relay
+//! ([`spf`]). Addresses and announced subnets become a longest-prefix table ([`fib`]).
+//!
+//! Nothing here verifies signatures or knows certificates: the caller passes verdicts in.
+
+pub mod fib;
+pub mod spf;
+
+pub use fib::{Fib, FibBuilder, Offer};
+pub use spf::{Graph, Route, ShortestPaths};
