@@ -1,0 +1,270 @@
+//! The payloads of the state files: fixed, big-endian layouts, parsed totally.
+
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use super::{Error, Kind, StateDir};
+
+/// Most transport keys kept: previous, current, and next, with room for an interrupted rotation.
+const MAX_TRANSPORT_KEYS: usize = 8;
+
+/// A node's transport secrets by key epoch, oldest first.
+#[derive(Default, Zeroize, ZeroizeOnDrop)]
+pub struct TransportKeys {
+    /// The keys; the last is the newest.
+    pub keys: Vec<TransportKey>,
+}
+
+/// One epoch's transport secret.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct TransportKey {
+    /// The key epoch's number.
+    pub number: u32,
+    /// When it was made, in seconds since the Unix epoch.
+    pub created_s: u64,
+    /// The X25519 secret.
+    pub secret: [u8; 32],
+}
+
+/// What a node keeps while its join has not been answered, so that asking again is the same request.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct PendingJoin {
+    /// The invitation's id.
+    pub invitation: [u8; 8],
+    /// The Ed25519 secret that the node will have.
+    pub identity: [u8; 32],
+    /// The X25519 secret of its first key epoch.
+    pub transport: [u8; 32],
+    /// When the transport secret was made, in seconds since the Unix epoch.
+    pub created_s: u64,
+}
+
+impl TransportKeys {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// As [`StateDir::require`].
+    pub fn load(state: &StateDir) -> Result<TransportKeys, Error> {
+        let payload = state.require(Kind::Transport)?;
+        TransportKeys::parse(&payload).ok_or_else(|| state.nonsense(Kind::Transport))
+    }
+
+    /// Writes them.
+    ///
+    /// # Errors
+    /// As [`StateDir::write`].
+    pub fn save(&self, state: &StateDir) -> Result<(), Error> {
+        let mut payload = Zeroizing::new(Vec::with_capacity(self.keys.len() * 44));
+        for key in &self.keys {
+            payload.extend_from_slice(&key.number.to_be_bytes());
+            payload.extend_from_slice(&key.created_s.to_be_bytes());
+            payload.extend_from_slice(&key.secret);
+        }
+        state.write(Kind::Transport, &payload)
+    }
+
+    fn parse(payload: &[u8]) -> Option<TransportKeys> {
+        let mut rest = payload;
+        let mut keys = TransportKeys::default();
+        while !rest.is_empty() {
+            let number = u32::from_be_bytes(take(&mut rest)?);
+            let created_s = u64::from_be_bytes(take(&mut rest)?);
+            let secret = take(&mut rest)?;
+            let rises = keys.keys.last().is_none_or(|last| last.number < number);
+            if !rises || keys.keys.len() == MAX_TRANSPORT_KEYS {
+                return None;
+            }
+            keys.keys.push(TransportKey { number, created_s, secret });
+        }
+        (!keys.keys.is_empty()).then_some(keys)
+    }
+}
+
+impl PendingJoin {
+    /// Reads it, if there is one.
+    ///
+    /// # Errors
+    /// As [`StateDir::read`].
+    pub fn load(state: &StateDir) -> Result<Option<PendingJoin>, Error> {
+        let Some(payload) = state.read(Kind::Pending)? else { return Ok(None) };
+        let mut rest = payload.as_slice();
+        let parsed = (|| {
+            let pending = PendingJoin {
+                invitation: take(&mut rest)?,
+                identity: take(&mut rest)?,
+                transport: take(&mut rest)?,
+                created_s: u64::from_be_bytes(take(&mut rest)?),
+            };
+            rest.is_empty().then_some(pending)
+        })();
+        parsed.map(Some).ok_or_else(|| state.nonsense(Kind::Pending))
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// As [`StateDir::write`].
+    pub fn save(&self, state: &StateDir) -> Result<(), Error> {
+        let mut payload = Zeroizing::new(Vec::with_capacity(80));
+        payload.extend_from_slice(&self.invitation);
+        payload.extend_from_slice(&self.identity);
+        payload.extend_from_slice(&self.transport);
+        payload.extend_from_slice(&self.created_s.to_be_bytes());
+        state.write(Kind::Pending, &payload)
+    }
+}
+
+impl StateDir {
+    /// A file that holds one 32-byte secret.
+    ///
+    /// # Errors
+    /// As [`StateDir::require`].
+    pub fn secret(&self, kind: Kind) -> Result<Zeroizing<[u8; 32]>, Error> {
+        let payload = self.require(kind)?;
+        let secret: [u8; 32] = payload.as_slice().try_into().map_err(|_| self.nonsense(kind))?;
+        Ok(Zeroizing::new(secret))
+    }
+
+    /// A file that holds one number, or `None` if it is not there.
+    ///
+    /// # Errors
+    /// As [`StateDir::read`].
+    pub fn number(&self, kind: Kind) -> Result<Option<u64>, Error> {
+        let Some(payload) = self.read(kind)? else { return Ok(None) };
+        let bytes: [u8; 8] = payload.as_slice().try_into().map_err(|_| self.nonsense(kind))?;
+        Ok(Some(u64::from_be_bytes(bytes)))
+    }
+
+    /// Writes a file that holds one number.
+    ///
+    /// # Errors
+    /// As [`StateDir::write`].
+    pub fn write_number(&self, kind: Kind, number: u64) -> Result<(), Error> {
+        self.write(kind, &number.to_be_bytes())
+    }
+
+    /// A file that holds a list of encoded objects; empty if it is not there.
+    ///
+    /// # Errors
+    /// As [`StateDir::read`].
+    pub fn objects(&self, kind: Kind) -> Result<Vec<Vec<u8>>, Error> {
+        match self.read(kind)? {
+            Some(payload) => parse_objects(&payload).ok_or_else(|| self.nonsense(kind)),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Writes a file that holds a list of encoded objects.
+    ///
+    /// # Errors
+    /// As [`StateDir::write`].
+    pub fn write_objects<B: AsRef<[u8]>>(
+        &self,
+        kind: Kind,
+        objects: impl IntoIterator<Item = B>,
+    ) -> Result<(), Error> {
+        self.write(kind, &emit_objects(objects))
+    }
+
+    /// The number of this start: above every earlier one, and not below the clock, so that losing the file does not
+    /// bring back old numbers. It is on the disk when this returns.
+    ///
+    /// # Errors
+    /// As [`StateDir::number`] and [`StateDir::write`].
+    pub fn next_boot(&self, now_s: u64) -> Result<u64, Error> {
+        let last = self.number(Kind::Boot)?.unwrap_or(0);
+        let next = now_s.max(last.saturating_add(1));
+        self.write_number(Kind::Boot, next)?;
+        Ok(next)
+    }
+}
+
+/// Objects one after the other, each after its length in 4 bytes.
+pub fn emit_objects<B: AsRef<[u8]>>(objects: impl IntoIterator<Item = B>) -> Vec<u8> {
+    let mut payload = Vec::new();
+    for object in objects {
+        let bytes = object.as_ref();
+        // Objects are at most a few KiB by their formats.
+        payload.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+        payload.extend_from_slice(bytes);
+    }
+    payload
+}
+
+/// The inverse of [`emit_objects`]; `None` if `payload` does not end where an object ends.
+pub fn parse_objects(payload: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut rest = payload;
+    let mut objects = Vec::new();
+    while !rest.is_empty() {
+        let len = u32::from_be_bytes(take(&mut rest)?) as usize;
+        let (object, tail) = rest.split_at_checked(len)?;
+        objects.push(object.to_vec());
+        rest = tail;
+    }
+    Some(objects)
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, tail) = rest.split_first_chunk::<N>()?;
+    *rest = tail;
+    Some(*head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn fresh() -> (tempfile::TempDir, StateDir) {
+        let holder = tempfile::tempdir().unwrap();
+        let state = StateDir::create(&holder.path().join("state")).unwrap();
+        (holder, state)
+    }
+
+    #[test]
+    fn keys_come_back_as_they_were_saved() {
+        let (_holder, state) = fresh();
+        state.write(Kind::Identity, &[1; 32]).unwrap();
+        assert!(matches!(TransportKeys::load(&state), Err(Error::Missing { .. })));
+        let key = |number| TransportKey { number, created_s: 9, secret: [number as u8; 32] };
+        TransportKeys { keys: vec![key(3), key(4)] }.save(&state).unwrap();
+        let loaded = TransportKeys::load(&state).unwrap();
+        assert_eq!(loaded.keys.iter().map(|key| key.number).collect::<Vec<_>>(), [3, 4]);
+        TransportKeys { keys: vec![key(4), key(3)] }.save(&state).unwrap();
+        assert!(matches!(TransportKeys::load(&state), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_pending_join_comes_back_as_it_was_saved() {
+        let (_holder, state) = fresh();
+        assert!(PendingJoin::load(&state).unwrap().is_none());
+        PendingJoin { invitation: [1; 8], identity: [2; 32], transport: [3; 32], created_s: 4 }
+            .save(&state)
+            .unwrap();
+        let loaded = PendingJoin::load(&state).unwrap().unwrap();
+        assert_eq!((loaded.invitation, loaded.identity, loaded.transport), ([1; 8], [2; 32], [3; 32]));
+        state.write(Kind::Pending, &[0; 79]).unwrap();
+        assert!(PendingJoin::load(&state).is_err());
+    }
+
+    #[test]
+    fn boot_numbers_only_rise_whatever_the_clock_does() {
+        let (_holder, state) = fresh();
+        assert_eq!(state.next_boot(1_000).unwrap(), 1_000);
+        assert_eq!(state.next_boot(1_000).unwrap(), 1_001);
+        assert_eq!(state.next_boot(500).unwrap(), 1_002);
+        assert_eq!(state.next_boot(2_000).unwrap(), 2_000);
+    }
+
+    proptest! {
+        #[test]
+        fn object_lists_round_trip_and_parsing_is_total(
+            objects in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..10),
+            garbage in proptest::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let bytes = emit_objects(&objects);
+            prop_assert_eq!(parse_objects(&bytes).unwrap(), objects);
+            let _ = parse_objects(&garbage);
+            let _ = TransportKeys::parse(&garbage);
+        }
+    }
+}
