@@ -11,6 +11,9 @@
 
 use std::process::ExitCode;
 
+use crate::api::client;
+use crate::{config, state};
+
 /// Something did not work.
 pub const FAILED: u8 = 1;
 /// Wrong usage or configuration; the message says what to write instead.
@@ -55,10 +58,33 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             Failure::NotPermitted(_) => NOT_PERMITTED,
         });
     }
+    if let Some(error) = cause.downcast_ref::<client::Error>() {
+        return Some(match error {
+            client::Error::NotRunning(_) => UNAVAILABLE,
+            client::Error::NotPermitted(_) => NOT_PERMITTED,
+            client::Error::Broken { .. } | client::Error::Version(_) => FAILED,
+            client::Error::Refused(refusal) => refusal.code,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<config::Error>() {
+        return match error {
+            config::Error::Invalid(_) => Some(USAGE),
+            config::Error::Unreadable { source, .. } => Some(code_of_io(source).unwrap_or(USAGE)),
+        };
+    }
+    if let Some(state::Error::Owner { .. } | state::Error::Open { .. }) = cause.downcast_ref::<state::Error>()
+    {
+        return Some(NOT_PERMITTED);
+    }
     if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-        return (io.kind() == std::io::ErrorKind::PermissionDenied).then_some(NOT_PERMITTED);
+        return code_of_io(io);
     }
     None
+}
+
+fn code_of_io(error: &std::io::Error) -> Option<u8> {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem).then_some(NOT_PERMITTED)
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! The parts of `meshd`, the meshnet daemon and its command line. A library only so that its tests and the binary
 //! share them; nothing else builds on it.
 
+pub mod api;
 pub mod cli;
+pub mod config;
 pub mod demo;
 pub mod exit;
+pub mod output;
 pub mod state;

@@ -1,10 +1,18 @@
 //! The command line: what can be typed, one verb a file.
 
-use std::path::PathBuf;
+mod peers;
+mod ping;
+mod routes;
+mod status;
+mod why;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::api::client::Client;
+use crate::config::{self, Config};
 use crate::demo::{self, DemoArgs};
 use crate::exit;
 
@@ -25,8 +33,11 @@ pub fn main() -> ExitCode {
 }
 
 /// A mesh VPN for self-managed clusters.
+///
+/// Nodes on the same network talk directly, the others through relays, and everything re-routes by itself when
+/// something dies.
 #[derive(Parser, Debug)]
-#[command(name = "meshd", version, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "meshd", version, propagate_version = true, arg_required_else_help = true, after_help = EXAMPLES)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -34,14 +45,39 @@ struct Cli {
     verb: Verb,
 }
 
+const EXAMPLES: &str = "\
+Two machines in two minutes:
+  first#  meshd init --mesh home --name first --endpoint first.example.org:4655 --relay
+  first#  systemctl start meshd            # or: meshd up
+  first#  meshd invite second
+  second# meshd join 'meshd://home/...'    # the line that invite printed
+  second# systemctl start meshd
+
+Exit codes: 0 done, 1 failed, 2 nothing changed, 64 wrong usage or configuration,
+69 the daemon is not running, 77 not permitted.";
+
 /// What every verb understands.
 #[derive(Args, Debug, Clone)]
 pub struct Global {
-    /// Directory with keys, certificate, and cached records
-    #[arg(long, global = true, value_name = "DIR", env = "MESHD_STATE", help_heading = "Global options")]
+    /// Directory with keys, certificate, and cached records [default: /var/lib/meshd]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "MESHD_STATE",
+        hide_env = true,
+        help_heading = "Global options"
+    )]
     pub state: Option<PathBuf>,
     /// Configuration file [default: STATE/meshd.toml]
-    #[arg(long, global = true, value_name = "FILE", env = "MESHD_CONFIG", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "MESHD_CONFIG",
+        hide_env = true,
+        help_heading = "Global options"
+    )]
     pub config: Option<PathBuf>,
     /// Log more; twice: even more
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
@@ -53,17 +89,77 @@ pub struct Global {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    /// Show this node, its peers, and what needs attention
+    Status(status::Args),
+    /// Show the other members and the paths to them
+    Peers(peers::Args),
+    /// Show which prefixes lead to which members
+    Routes(routes::Args),
+    /// Measure the round trip to a member through the overlay
+    Ping(ping::Args),
+    /// Show every path to a member, and why the one in use was chosen
+    Why(why::Args),
     /// Build a small mesh in network namespaces on this machine and show it recover
     Demo(DemoArgs),
 }
 
 impl Cli {
     fn run(self) -> anyhow::Result<ExitCode> {
+        let global = &self.global;
         match self.verb {
-            Verb::Demo(args) => demo::run(&DemoArgs { json: self.global.json, ..args }),
+            Verb::Status(args) => args.run(global),
+            Verb::Peers(args) => args.run(global),
+            Verb::Routes(args) => args.run(global),
+            Verb::Ping(args) => args.run(global),
+            Verb::Why(args) => args.run(global),
+            Verb::Demo(args) => demo::run(&DemoArgs { json: global.json, ..args }),
         }
     }
 }
+
+impl Global {
+    /// The state directory: what `--state` says, else what the file of `--config` says, else the default.
+    ///
+    /// # Errors
+    /// If the file of `--config` is needed and wrong.
+    pub fn state_path(&self) -> Result<PathBuf, config::Error> {
+        if let Some(path) = &self.state {
+            return Ok(path.clone());
+        }
+        let configured = match &self.config {
+            Some(path) => Config::load(path)?.state,
+            None => None,
+        };
+        Ok(configured.unwrap_or_else(|| DEFAULT_STATE.into()))
+    }
+
+    /// The configuration file of a state directory.
+    pub fn config_path(&self, state: &Path) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| state.join("meshd.toml"))
+    }
+
+    /// A connection to the daemon.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn client(&self) -> anyhow::Result<Client> {
+        Ok(Client::connect(&self.state_path()?.join("meshd.sock"))?)
+    }
+}
+
+/// The one answer of a kind that a request has.
+///
+/// # Errors
+/// If the daemon answered something else, as one of another version might.
+macro_rules! expect_answer {
+    ($client:expr, $request:expr, $kind:ident $fields:tt => $value:expr) => {
+        match $client.ask($request)? {
+            $crate::api::Answer::$kind $fields => Ok::<_, $crate::api::client::Error>($value),
+            _ => Err($client.astray()),
+        }
+    };
+}
+use expect_answer;
 
 #[cfg(test)]
 mod tests {

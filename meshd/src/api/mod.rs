@@ -1,0 +1,164 @@
+//! The control socket's language: one JSON value a line each way, over `STATE/meshd.sock`.
+//!
+//! A request is `{"v":1,"verb":"status"}`, its answer `{"v":1,"answer":"status",...}` or
+//! `{"v":1,"answer":"error",...}`; a connection may carry any number of them, one after the other. Fields may be added
+//! within a version; a reader ignores those that it does not know. There is no TCP: who may connect is decided by the
+//! socket's mode (0660) and its directory, who may change something by the caller's user id.
+
+pub mod client;
+pub mod server;
+pub mod view;
+
+use serde::{Deserialize, Serialize};
+
+pub use view::{Peer, Route, Status, Why};
+
+/// Version of the language.
+pub const VERSION: u32 = 1;
+/// Longest line that either side reads, in bytes: a status of 10,000 peers fits.
+pub const MAX_LINE_BYTES: usize = 16 << 20;
+/// Longest request line, in bytes.
+pub const MAX_REQUEST_BYTES: usize = 4096;
+
+/// A line: a body with the language's version.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Line<T> {
+    /// [`VERSION`].
+    pub v: u32,
+    /// The body.
+    #[serde(flatten)]
+    pub body: T,
+}
+
+impl<T> Line<T> {
+    /// `body` in today's version.
+    pub fn new(body: T) -> Line<T> {
+        Line { v: VERSION, body }
+    }
+}
+
+/// What can be asked.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(tag = "verb", rename_all = "kebab-case")]
+pub enum Request {
+    /// The node, its peers, and what an operator should know.
+    Status,
+    /// The routes through the overlay.
+    Routes,
+    /// All paths to one peer and why the chosen one was.
+    Why {
+        /// The peer's name, address, or member id.
+        peer: String,
+    },
+    /// One round trip to a peer through the session with it.
+    Ping {
+        /// The peer's name, address, or member id.
+        peer: String,
+        /// Bytes to send along.
+        payload_bytes: u16,
+        /// How long to wait for the answer.
+        timeout_ms: u32,
+    },
+    /// What an invitation needs to know about this node.
+    Reachability,
+    /// Read the configuration again.
+    Reload,
+}
+
+/// What a caller may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// Look.
+    Read,
+    /// Change.
+    Admin,
+}
+
+impl Request {
+    /// What a caller must be allowed to do for this request.
+    pub fn needs(&self) -> Access {
+        match self {
+            Request::Status | Request::Routes | Request::Why { .. } | Request::Ping { .. } => Access::Read,
+            // Endpoints of relays and the like are for who holds the keys to invite.
+            Request::Reachability | Request::Reload => Access::Admin,
+        }
+    }
+}
+
+/// What is answered.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Answer {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Routes`].
+    Routes {
+        /// The routes, by prefix.
+        routes: Vec<Route>,
+    },
+    /// To [`Request::Why`].
+    Why(Box<Why>),
+    /// To [`Request::Ping`].
+    Pong(Pong),
+    /// To [`Request::Reachability`].
+    Reachability {
+        /// `host:port`, the best first.
+        endpoints: Vec<String>,
+    },
+    /// To a request that has nothing to tell.
+    Done {
+        /// What an operator should know all the same.
+        notes: Vec<String>,
+    },
+    /// The request could not be met.
+    Error(Refusal),
+}
+
+/// One answered ping.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Pong {
+    /// The peer's name.
+    pub peer: String,
+    /// The round trip, in milliseconds; absent if no answer came in time.
+    pub rtt_ms: Option<f64>,
+    /// The path that the session uses.
+    pub path: Option<view::Path>,
+}
+
+/// Why a request was not met.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The exit code that the command line should end with.
+    pub code: u8,
+    /// The reason, for people.
+    pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_language_is_this_json() {
+        let line = serde_json::to_string(&Line::new(Request::Status)).unwrap();
+        assert_eq!(line, r#"{"v":1,"verb":"status"}"#);
+        let line = serde_json::to_string(&Line::new(Request::Why { peer: "b".into() })).unwrap();
+        assert_eq!(line, r#"{"v":1,"verb":"why","peer":"b"}"#);
+        let line = serde_json::to_string(&Line::new(Answer::Done { notes: vec![] })).unwrap();
+        assert_eq!(line, r#"{"v":1,"answer":"done","notes":[]}"#);
+        let refusal = Answer::Error(Refusal { code: 1, message: "no".into() });
+        let line = serde_json::to_string(&Line::new(refusal.clone())).unwrap();
+        assert_eq!(line, r#"{"v":1,"answer":"error","code":1,"message":"no"}"#);
+        assert_eq!(serde_json::from_str::<Line<Answer>>(&line).unwrap().body, refusal);
+    }
+
+    #[test]
+    fn fields_of_a_newer_version_are_ignored() {
+        let line: Line<Request> = serde_json::from_str(
+            r#"{"v":1,"verb":"ping","peer":"b","payload_bytes":8,"timeout_ms":5,"new":1}"#,
+        )
+        .unwrap();
+        assert_eq!(line.body.needs(), Access::Read);
+    }
+}

@@ -1,0 +1,199 @@
+//! What the daemon shows: the shapes of `meshd status --json` and its relatives. Names and units here are kept.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// `meshd status --json`.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Status {
+    /// This node.
+    pub node: Node,
+    /// The overlay's network device.
+    pub interface: Interface,
+    /// All other members, by name.
+    pub peers: Vec<Peer>,
+    /// What an operator should look at.
+    pub warnings: Vec<String>,
+    /// Datagrams and packets dropped since the start, by reason; reasons that never occurred are left out.
+    #[serde(default)]
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// This node.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its member id, 32 hexadecimal digits.
+    pub member_id: String,
+    /// Its overlay addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its datacentre.
+    pub datacenter: Option<String>,
+    /// meshd's version.
+    pub version: String,
+    /// The mesh's name.
+    pub mesh: String,
+    /// The mesh's id, 32 hexadecimal digits.
+    pub mesh_id: String,
+    /// Whether it relays for others.
+    pub relay: bool,
+    /// Addresses that it listens on.
+    pub listen: Vec<SocketAddr>,
+    /// Endpoints that it announces.
+    pub endpoints: Vec<SocketAddr>,
+    /// Seconds since the daemon started.
+    pub uptime_s: u64,
+    /// End of its certificate, in seconds since the Unix epoch.
+    pub certificate_expires_s: u64,
+    /// Number of its transport key.
+    pub key_epoch: u32,
+}
+
+/// The overlay's network device.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+}
+
+/// Another member.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// Its member id, 32 hexadecimal digits.
+    pub member_id: String,
+    /// Its overlay addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its datacentre.
+    pub datacenter: Option<String>,
+    /// Whether it relays for others.
+    pub relay: bool,
+    /// How things stand with it.
+    pub state: PeerState,
+    /// The path in use, if there is one.
+    pub path: Option<Path>,
+    /// Payload bytes received from it since the start.
+    pub rx_bytes: u64,
+    /// Payload bytes sent to it since the start.
+    pub tx_bytes: u64,
+    /// Seconds since the last handshake; absent if there was none.
+    pub last_handshake_s: Option<u64>,
+    /// Number of its transport key; absent if none is known.
+    pub key_epoch: Option<u32>,
+}
+
+/// How things stand with a peer.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerState {
+    /// There is a session and a path.
+    Connected,
+    /// A handshake is under way.
+    Connecting,
+    /// It can be reached, but nothing has been sent.
+    Idle,
+    /// No way leads to it now.
+    Unreachable,
+}
+
+impl PeerState {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            PeerState::Connected => "connected",
+            PeerState::Connecting => "connecting",
+            PeerState::Idle => "idle",
+            PeerState::Unreachable => "unreachable",
+        }
+    }
+}
+
+/// A path to a peer.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Path {
+    /// `direct`, `relay`, or `tcp`.
+    pub kind: PathKind,
+    /// Where datagrams are sent: the peer's endpoint, or the first relay's.
+    pub remote: Option<SocketAddr>,
+    /// The relays on the way, by name.
+    pub via: Vec<String>,
+    /// Smoothed round trip, in milliseconds; absent before the first measurement.
+    pub rtt_ms: Option<f64>,
+    /// Share of probes lost lately, 0 to 1.
+    pub loss: f64,
+    /// Largest overlay packet that fits, in bytes.
+    pub mtu: u32,
+    /// The cipher.
+    pub suite: String,
+}
+
+/// Kinds of paths.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum PathKind {
+    /// UDP straight to the peer.
+    Direct,
+    /// UDP through relays.
+    Relay,
+    /// TCP.
+    Tcp,
+}
+
+/// A prefix that the overlay leads to.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Route {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// Who announces it, the one in use first.
+    pub owners: Vec<Owner>,
+}
+
+/// A member that announces a prefix.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Owner {
+    /// Its name.
+    pub name: String,
+    /// Its weight for the prefix; the lowest reachable one is used.
+    pub weight: u16,
+    /// Whether a way leads to it.
+    pub reachable: bool,
+    /// Whether packets for the prefix go to it now.
+    pub used: bool,
+}
+
+/// `meshd why --json`: every way to a peer.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Why {
+    /// The peer.
+    pub peer: Peer,
+    /// All paths, the one in use first.
+    pub paths: Vec<Candidate>,
+}
+
+/// One way to a peer, and what speaks for or against it.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// `direct`, `relay`, or `tcp`.
+    pub kind: PathKind,
+    /// Where datagrams are sent.
+    pub remote: Option<SocketAddr>,
+    /// The relays on the way, by name.
+    pub via: Vec<String>,
+    /// Whether it is in use.
+    pub used: bool,
+    /// Smoothed round trip, in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Its variation, in milliseconds.
+    pub jitter_ms: Option<f64>,
+    /// Share of probes lost lately, 0 to 1.
+    pub loss: Option<f64>,
+    /// Why it is in use, or why not.
+    pub reason: String,
+}

@@ -1,0 +1,35 @@
+//! `meshd why`.
+
+use std::process::ExitCode;
+
+use super::{Global, expect_answer};
+use crate::api::Request;
+use crate::output::{self, Style};
+
+/// Arguments of `meshd why`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  meshd why second\n  meshd why 10.99.0.2 --json | jq '.paths[0]'")]
+pub(super) struct Args {
+    /// The member's name, overlay address, or member id
+    peer: String,
+}
+
+impl Args {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// If the daemon does not answer, or knows no such peer.
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let mut client = global.client()?;
+        let why = expect_answer!(client, Request::Why { peer: self.peer }, Why(why) => why)?;
+        let text = if global.json {
+            output::json_line(&why)?
+        } else {
+            let peer = &why.peer;
+            let head = format!("{} is {}\n", peer.name, peer.state.word());
+            head + &output::candidates(&why.paths, Style::of_stdout())
+        };
+        output::print(&text)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

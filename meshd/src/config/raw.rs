@@ -1,0 +1,61 @@
+//! The configuration file as it is written, before anything in it is judged.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// `meshd.toml`. Every key may be left out.
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    /// State directory.
+    pub state: Option<Spanned<PathBuf>>,
+    /// Name of the overlay's network device.
+    pub interface: Option<Spanned<String>>,
+    /// The device's MTU, in bytes.
+    pub mtu: Option<Spanned<i64>>,
+    /// UDP addresses to listen on.
+    pub listen: Option<Vec<Spanned<String>>>,
+    /// Endpoints at which the node can be reached from outside.
+    pub endpoints: Option<Vec<Spanned<String>>>,
+    /// The datacentre the node is in.
+    pub datacenter: Option<Spanned<String>>,
+    /// Whether the node relays for others.
+    pub relay: Option<Spanned<bool>>,
+    /// Subnets behind the node.
+    pub subnets: Option<Vec<RawSubnet>>,
+    /// Mark on the underlay's packets.
+    pub fwmark: Option<Spanned<i64>>,
+    /// Routing table for the overlay's routes.
+    pub route_table: Option<Spanned<i64>>,
+    /// Log level.
+    pub log: Option<Spanned<String>>,
+}
+
+/// One `[[subnets]]`.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct RawSubnet {
+    /// The prefix.
+    pub prefix: Spanned<String>,
+    /// Its weight: the owner with the lowest one is used.
+    pub weight: Option<Spanned<i64>>,
+}
+
+/// An example line for each key, shown where a value is wrong.
+pub(super) const EXAMPLES: &[(&str, &str)] = &[
+    ("state", r#"state = "/var/lib/meshd""#),
+    ("interface", r#"interface = "mesh0""#),
+    ("mtu", "mtu = 1380"),
+    ("listen", r#"listen = ["0.0.0.0:4655", "[::]:4655"]"#),
+    ("endpoints", r#"endpoints = ["vpn.example.org:4655"]"#),
+    ("datacenter", r#"datacenter = "ams""#),
+    ("relay", "relay = true"),
+    ("subnets", r#"subnets = [{ prefix = "192.168.7.0/24", weight = 100 }]"#),
+    ("prefix", r#"prefix = "192.168.7.0/24""#),
+    ("weight", "weight = 100"),
+    ("fwmark", "fwmark = 0x6d65"),
+    ("route_table", "route_table = 254"),
+    ("log", r#"log = "info""#),
+];

@@ -1,0 +1,106 @@
+use super::*;
+use proptest::prelude::*;
+
+fn parse(text: &str) -> Result<Config, Invalid> {
+    Config::parse(Path::new("/etc/meshd.toml"), text)
+}
+
+#[test]
+fn an_empty_file_is_the_default() {
+    assert_eq!(parse("").unwrap(), Config::default());
+}
+
+#[test]
+fn a_full_file_is_read() {
+    let config = parse(
+        r#"
+        state = "/srv/mesh"
+        interface = "mesh7"
+        mtu = 1300
+        listen = ["192.0.2.1:7000", "[2001:db8::1]:7000"]
+        endpoints = ["vpn.example.org:7000", "[2001:db8::1]:7000"]
+        datacenter = "ams"
+        relay = true
+        fwmark = 0x10
+        route_table = 99
+        log = "debug"
+        [[subnets]]
+        prefix = "192.168.7.0/24"
+        weight = 5
+        [[subnets]]
+        prefix = "2001:db8:7::/48"
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.interface, "mesh7");
+    assert_eq!(config.listen.len(), 2);
+    assert_eq!(config.endpoints[1].to_string(), "[2001:db8::1]:7000");
+    assert_eq!(config.subnets[0].weight, 5);
+    assert_eq!(config.subnets[1].weight, DEFAULT_WEIGHT);
+    assert_eq!((config.fwmark, config.route_table), (16, Some(99)));
+    assert_eq!(config.log, Level::Debug);
+}
+
+#[test]
+fn each_wrong_value_says_where_and_what_to_write() {
+    for (text, place, expected) in [
+        ("mtu = 900", "1:7", "from 1280 to 65535"),
+        ("listen = [\"4655\"]", "1:11", "write \"0.0.0.0:4655\""),
+        ("listen = [\"10.0.0.1\"]", "1:11", "write \"10.0.0.1:4655\""),
+        ("endpoints = [\"vpn.example.org\"]", "1:14", "write \"vpn.example.org:4655\""),
+        ("endpoints = [\"::1\"]", "1:14", "write \"[::1]:4655\""),
+        ("endpoints = [\"10.0.0.256:1\"]", "1:14", "neither an address nor a host name"),
+        ("endpoints = [\"a:0\"]", "1:14", "from 1 to 65535"),
+        ("datacenter = \"Am_s\"", "1:14", "a-z, 0-9"),
+        ("log = \"wran\"", "1:7", "did you mean \"warn\"?"),
+        ("interface = \"a-name-that-is-too-long\"", "1:13", "1 to 15 characters"),
+        ("subnets = [{ prefix = \"192.168.7.1/24\" }]", "1:23", "write \"192.168.7.0/24\""),
+        ("subnets = [{ prefix = \"192.168.7.0/24\", weight = 70000 }]", "1:50", "from 0 to 65535"),
+        ("subnets = [{ prefix = \"192.168.7.9\" }]", "1:23", "write \"192.168.7.9/32\""),
+        ("route_table = 0", "1:15", "from 1"),
+        ("relay = 1", "1:9", "relay = true"),
+        ("subnets = [{ weight = 3 }]", "1:12", "prefix"),
+    ] {
+        let message = parse(text).unwrap_err().to_string();
+        assert!(message.starts_with(&format!("/etc/meshd.toml:{place}: ")), "{text}: {message}");
+        assert!(message.contains(expected), "{text}: {message}");
+    }
+}
+
+#[test]
+fn all_wrong_values_are_told_at_once() {
+    let error = parse("mtu = 1\nlog = \"x\"\nendpoints = [\"a\"]\n").unwrap_err();
+    assert_eq!(error.problems.iter().map(|problem| problem.line).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+#[test]
+fn a_reload_knows_what_needs_a_restart() {
+    let old = Config::default();
+    let new = Config { mtu: 1400, relay: true, ..Config::default() };
+    assert_eq!(old.needs_restart(&new), ["mtu"]);
+}
+
+#[test]
+fn verbosity_rises_up_to_trace() {
+    assert_eq!(Level::Info.louder(1), Level::Debug);
+    assert_eq!(Level::Debug.louder(9), Level::Trace);
+}
+
+proptest! {
+    #[test]
+    fn any_text_gives_a_configuration_or_places(text in "[a-z=\"\\[\\]{}0-9:./\n ]{0,80}") {
+        if let Err(invalid) = parse(&text) {
+            prop_assert!(!invalid.problems.is_empty());
+            for problem in invalid.problems {
+                prop_assert!(problem.line >= 1 && problem.line <= text.matches('\n').count() + 1);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_displayed_as_host_and_port_reads_back(text in "[a-z0-9.:\\[\\]-]{0,30}") {
+        if let Ok(endpoint) = text.parse::<HostPort>() {
+            prop_assert_eq!(endpoint.to_string().parse::<HostPort>().unwrap(), endpoint);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Showing the daemon's answers to people: aligned tables, colours only on a terminal.
+
+mod tables;
+pub mod units;
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+pub use tables::{candidates, describe, peers, routes, status};
+
+/// How often `--watch` asks again.
+pub const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the output may contain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Style {
+    /// Whether to use colours.
+    pub colour: bool,
+    /// Whether a screen can be drawn over.
+    pub screen: bool,
+}
+
+impl Style {
+    /// Colours and redrawing where standard output is a terminal; colours unless `NO_COLOR` is set
+    /// (<https://no-color.org>).
+    pub fn of_stdout() -> Style {
+        let screen = io::stdout().is_terminal();
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Style { colour: screen && !refused, screen }
+    }
+
+    /// Plain text.
+    pub fn plain() -> Style {
+        Style { colour: false, screen: false }
+    }
+}
+
+/// Writes `text` to standard output and flushes it. A reader that has gone away ends the program quietly, as it does
+/// for other tools in a pipe.
+///
+/// # Errors
+/// What the system says, other than a closed pipe.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other,
+    }
+}
+
+/// Runs `frame` once, or every [`WATCH_INTERVAL`] with `watch`, drawing over the last frame where that is possible.
+///
+/// # Errors
+/// The first error of `frame`, or of writing.
+pub fn show(
+    watch: bool,
+    json: bool,
+    mut frame: impl FnMut() -> anyhow::Result<String>,
+) -> anyhow::Result<()> {
+    if !watch {
+        return Ok(print(&frame()?)?);
+    }
+    let redraw = Style::of_stdout().screen && !json;
+    let mut first = true;
+    loop {
+        let text = frame()?;
+        match (redraw, json) {
+            // Home, then clear each line's rest and what is below: no flicker, as with a full clear.
+            (true, _) => print(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")))?,
+            (false, false) if !first => print(&format!("\n{text}"))?,
+            _ => print(&text)?,
+        }
+        first = false;
+        std::thread::sleep(WATCH_INTERVAL);
+    }
+}
+
+/// `value` as one line of JSON.
+///
+/// # Errors
+/// If it cannot be written as JSON.
+pub fn json_line(value: &impl serde::Serialize) -> anyhow::Result<String> {
+    let mut text = serde_json::to_string(value)?;
+    text.push('\n');
+    Ok(text)
+}
