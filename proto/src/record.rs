@@ -1,0 +1,187 @@
+//! The link-state record: where a member can be reached, what it announces, and which links it has.
+
+use ipnet::IpNet;
+
+use crate::Error;
+use crate::certificate::{emit_prefix, exact, parse_prefix};
+use crate::codec::{Fields, Reader, Writer, put_field};
+use crate::endpoint::{Candidate, emit_candidates, parse_candidates};
+use crate::id::{BootEpoch, KeyEpochNumber, MemberId, MeshId, Name, Seq, Serial};
+use crate::signed::{Body, OBJECT_MAX_LEN, ObjectKind};
+
+/// Most subnets in a record.
+pub const MAX_SUBNETS: usize = 256;
+/// Most links in a record.
+pub const MAX_LINKS: usize = 256;
+
+/// A prefix behind a member.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Subnet {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// Preference among several owners; lower wins.
+    pub weight: u16,
+}
+
+/// An adjacency to another member.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Link {
+    /// The neighbour.
+    pub member: MemberId,
+    /// Smoothed round-trip time in microseconds.
+    pub cost_us: u32,
+}
+
+/// A link-state record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// The mesh.
+    pub mesh: MeshId,
+    /// The origin; only it signs its record.
+    pub member: MemberId,
+    /// The origin's boot; together with `seq` it orders records.
+    pub boot: BootEpoch,
+    /// Grows with each record of a boot.
+    pub seq: Seq,
+    /// When it was made, in seconds since the Unix epoch.
+    pub created_s: u64,
+    /// The certificate in use.
+    pub certificate: Serial,
+    /// The newest key epoch.
+    pub key_epoch: KeyEpochNumber,
+    /// Where the member may be reached.
+    pub candidates: Vec<Candidate>,
+    /// Prefixes behind it.
+    pub subnets: Vec<Subnet>,
+    /// Its datacentre.
+    pub datacenter: Option<Name>,
+    /// Whether it relays now.
+    pub relays: bool,
+    /// Its links.
+    pub links: Vec<Link>,
+}
+
+const FLAG_RELAYS: u8 = 1;
+
+impl Body for Record {
+    const KIND: ObjectKind = ObjectKind::Record;
+    const MAX_LEN: usize = OBJECT_MAX_LEN;
+
+    fn parse_body(body: &[u8]) -> Result<Record, Error> {
+        let mut fields = Fields::new(body);
+        let mesh = MeshId(exact(fields.required(1, "mesh")?, "mesh")?);
+        let member = MemberId(exact(fields.required(2, "member")?, "member")?);
+        let mut version = Reader::new(fields.required(3, "version")?);
+        let (boot, seq) = (BootEpoch(version.u64()?), Seq(version.u64()?));
+        version.finish()?;
+        let created_s = u64::from_be_bytes(exact(fields.required(4, "created")?, "created")?);
+        let mut keys = Reader::new(fields.required(5, "keys")?);
+        let (certificate, key_epoch) = (Serial(keys.u64()?), KeyEpochNumber(keys.u32()?));
+        keys.finish()?;
+        let candidates = match fields.optional(6)? {
+            Some(value) => whole(value, parse_candidates)?,
+            None => Vec::new(),
+        };
+        let subnets = match fields.optional(7)? {
+            Some(value) => parse_subnets(value)?,
+            None => Vec::new(),
+        };
+        let datacenter = fields.optional(8)?.map(Name::parse).transpose()?;
+        let flags = fields.optional(9)?.map_or(Ok([0]), |value| exact(value, "flags"))?[0];
+        let links = match fields.optional(10)? {
+            Some(value) => parse_links(value)?,
+            None => Vec::new(),
+        };
+        fields.finish()?;
+        Ok(Record {
+            mesh,
+            member,
+            boot,
+            seq,
+            created_s,
+            certificate,
+            key_epoch,
+            candidates,
+            subnets,
+            datacenter,
+            relays: flags & FLAG_RELAYS != 0,
+            links,
+        })
+    }
+
+    fn emit_body(&self, out: &mut Vec<u8>) {
+        put_field(out, 1, &self.mesh.0);
+        put_field(out, 2, &self.member.0);
+        let mut version = Vec::with_capacity(16);
+        version.put_u64(self.boot.0);
+        version.put_u64(self.seq.0);
+        put_field(out, 3, &version);
+        put_field(out, 4, &self.created_s.to_be_bytes());
+        let mut keys = Vec::with_capacity(12);
+        keys.put_u64(self.certificate.0);
+        keys.put_u32(self.key_epoch.0);
+        put_field(out, 5, &keys);
+        if !self.candidates.is_empty() {
+            let mut value = Vec::new();
+            emit_candidates(&self.candidates, &mut value);
+            put_field(out, 6, &value);
+        }
+        if !self.subnets.is_empty() {
+            let mut value = Vec::new();
+            for subnet in &self.subnets {
+                value.put_u16(subnet.weight);
+                emit_prefix(&subnet.prefix, &mut value);
+            }
+            put_field(out, 7, &value);
+        }
+        if let Some(datacenter) = &self.datacenter {
+            put_field(out, 8, datacenter.as_str().as_bytes());
+        }
+        if self.relays {
+            put_field(out, 9, &[FLAG_RELAYS]);
+        }
+        if !self.links.is_empty() {
+            let mut value = Vec::with_capacity(self.links.len() * 20);
+            for link in &self.links {
+                value.put(&link.member.0);
+                value.put_u32(link.cost_us);
+            }
+            put_field(out, 10, &value);
+        }
+    }
+}
+
+fn whole<'a, T>(
+    value: &'a [u8],
+    parse: impl FnOnce(&mut Reader<'a>) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let mut reader = Reader::new(value);
+    let parsed = parse(&mut reader)?;
+    reader.finish()?;
+    Ok(parsed)
+}
+
+fn parse_subnets(value: &[u8]) -> Result<Vec<Subnet>, Error> {
+    let mut reader = Reader::new(value);
+    let mut subnets = Vec::new();
+    while !reader.is_empty() {
+        if subnets.len() == MAX_SUBNETS {
+            return Err(Error::TooLong("subnets"));
+        }
+        let weight = reader.u16()?;
+        subnets.push(Subnet { prefix: parse_prefix(&mut reader)?, weight });
+    }
+    Ok(subnets)
+}
+
+fn parse_links(value: &[u8]) -> Result<Vec<Link>, Error> {
+    let mut reader = Reader::new(value);
+    let mut links = Vec::new();
+    while !reader.is_empty() {
+        if links.len() == MAX_LINKS {
+            return Err(Error::TooLong("links"));
+        }
+        links.push(Link { member: MemberId(reader.array()?), cost_us: reader.u32()? });
+    }
+    Ok(links)
+}
