@@ -1,6 +1,6 @@
 //! The transport cipher suites and the fixed rule that picks one.
 
-use proto::signed::Capabilities;
+use proto::key_epoch::Capabilities;
 
 use super::replay::COUNTER_LIMIT;
 
