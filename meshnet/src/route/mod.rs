@@ -7,7 +7,10 @@
 //! Nothing here verifies signatures or knows certificates: the caller passes verdicts in.
 
 pub mod fib;
+pub mod limit;
+pub mod lsdb;
 pub mod spf;
 
 pub use fib::{Fib, FibBuilder, Offer};
+pub use lsdb::{Authored, Inserted, Lsdb, Refusal, Verdict, Version};
 pub use spf::{Graph, Route, ShortestPaths};

@@ -1,0 +1,106 @@
+//! Key epochs: the generations of a node's transport key, each signed by its identity.
+
+use std::collections::BTreeMap;
+
+use proto::certificate::Certificate;
+use proto::id::{IdentityKey, KeyEpochNumber, TransportKey};
+use proto::key_epoch::KeyEpoch;
+use proto::signed::Signed;
+
+use super::secret::verify_signed;
+
+/// Epochs kept for one member: the one in use, the one before while it drains, and the one prepared.
+pub const MAX_EPOCHS: usize = 3;
+
+/// Why a key epoch is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum EpochError {
+    /// It is of another mesh.
+    #[error("the key epoch is of another mesh")]
+    WrongMesh,
+    /// Its member is not known.
+    #[error("the key epoch is of an unknown member")]
+    UnknownMember,
+    /// The signature is not by the member's identity.
+    #[error("the key epoch's signature does not verify")]
+    BadSignature,
+    /// Newer epochs have taken its place.
+    #[error("key epoch {} is older than those in use", .0.0)]
+    Old(KeyEpochNumber),
+    /// Another member's epoch has the same transport key: one of the two claims a key that is not its own.
+    #[error("the transport key of key epoch {} is another member's", .0.0)]
+    KeyTaken(KeyEpochNumber),
+    /// The identity signed two different epochs of the same number: an alarm, its state was copied or rolled back.
+    #[error("two different key epochs of number {} exist", .0.0)]
+    Conflict(KeyEpochNumber),
+}
+
+/// The newest key epochs of one member.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct KeyEpochs {
+    by_number: BTreeMap<KeyEpochNumber, Signed<KeyEpoch>>,
+}
+
+impl KeyEpochs {
+    /// Verifies an epoch and keeps it if it is among the [`MAX_EPOCHS`] newest. Returns whether it is new here.
+    pub(super) fn insert(
+        &mut self,
+        certificate: &Certificate,
+        epoch: Signed<KeyEpoch>,
+    ) -> Result<bool, EpochError> {
+        let value = epoch.body();
+        if value.mesh != certificate.mesh {
+            return Err(EpochError::WrongMesh);
+        }
+        if value.member != certificate.member {
+            return Err(EpochError::UnknownMember);
+        }
+        let number = value.number;
+        match self.by_number.get(&number) {
+            Some(known) if *known == epoch => return Ok(false),
+            Some(_) => {
+                verify_epoch(&certificate.identity, &epoch)?;
+                return Err(EpochError::Conflict(number));
+            }
+            None => {}
+        }
+        let oldest = self.by_number.keys().next();
+        if self.by_number.len() >= MAX_EPOCHS && oldest.is_some_and(|oldest| number < *oldest) {
+            return Err(EpochError::Old(number));
+        }
+        verify_epoch(&certificate.identity, &epoch)?;
+        self.by_number.insert(number, epoch);
+        if self.by_number.len() > MAX_EPOCHS {
+            self.by_number.pop_first();
+        }
+        Ok(true)
+    }
+
+    /// The epoch of a number.
+    pub fn get(&self, number: KeyEpochNumber) -> Option<&Signed<KeyEpoch>> {
+        self.by_number.get(&number)
+    }
+
+    /// The newest epoch.
+    pub fn newest(&self) -> Option<&Signed<KeyEpoch>> {
+        self.by_number.values().next_back()
+    }
+
+    /// The epoch with this transport key.
+    pub fn with_key(&self, key: &TransportKey) -> Option<&Signed<KeyEpoch>> {
+        self.by_number.values().find(|epoch| epoch.body().key == *key)
+    }
+
+    /// The epochs, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = &Signed<KeyEpoch>> + '_ {
+        self.by_number.values()
+    }
+}
+
+/// Checks that `identity` signed `epoch`.
+///
+/// # Errors
+/// [`EpochError::BadSignature`].
+pub fn verify_epoch(identity: &IdentityKey, epoch: &Signed<KeyEpoch>) -> Result<(), EpochError> {
+    verify_signed(identity, epoch).map_err(|_| EpochError::BadSignature)
+}

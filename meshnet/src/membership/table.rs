@@ -1,0 +1,431 @@
+//! The table of members: what of certificates, key epochs, revocations, and trust bundles is known here, and what follows.
+//!
+//! Certificates arrive in any order and from anybody, and all nodes must come to the same table: the certificate with the
+//! highest serial counts for a member, a revocation counts for good, and of two members certified for one address or name
+//! the same one wins everywhere ([`Membership::owner`]).
+//!
+//! Nothing is forgotten because the clock says that it has expired: a clock can jump. Expired members merely have no
+//! rights, and make room for others when the table is full.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use proto::bundle::SignedBundle;
+use proto::certificate::{Certificate, Issuer};
+use proto::id::{KeyEpochNumber, MemberId, MeshId, Name, Serial, TransportKey};
+use proto::key_epoch::KeyEpoch;
+use proto::revocation::Revocation;
+use proto::signed::{Body, Signed};
+
+use super::bundle::{BundleError, Extended, TrustChain};
+use super::certificate::{CertificateError, Validity, VerifiedCertificate};
+use super::epoch::{EpochError, KeyEpochs};
+use super::revocation::{RevocationError, RevocationSet};
+use super::secret::{BadSignature, verify_signed};
+use crate::time::UnixMs;
+
+/// Bound on the number of members.
+pub const MAX_MEMBERS: usize = 4096;
+
+/// A member: a certificate that verifies and was not revoked, and the key epochs known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    certificate: VerifiedCertificate,
+    epochs: KeyEpochs,
+}
+
+impl Member {
+    /// The newest certificate.
+    pub fn certificate(&self) -> &VerifiedCertificate {
+        &self.certificate
+    }
+
+    /// The newest key epochs.
+    pub fn epochs(&self) -> &KeyEpochs {
+        &self.epochs
+    }
+
+    /// The certified name; another member may have the better claim to it.
+    pub fn name(&self) -> &Name {
+        &self.certificate.body().name
+    }
+
+    /// Checks that this member signed `signed`.
+    ///
+    /// # Errors
+    /// [`BadSignature`] where it did not.
+    pub fn verify<T: Body>(&self, signed: &Signed<T>) -> Result<(), BadSignature> {
+        verify_signed(&self.certificate.body().identity, signed)
+    }
+}
+
+/// What became of a certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Added {
+    /// The member is new here.
+    New,
+    /// It took the place of one with a lower serial.
+    Renewed,
+    /// It was known.
+    Known,
+    /// One with a higher serial is known; the sender should get that.
+    Older,
+}
+
+/// Why a certificate is not in the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AddError {
+    /// It does not verify.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// It, its member, its key, or its issuer was revoked.
+    #[error("the certificate was revoked")]
+    Revoked,
+    /// Another certificate of this member has the same serial: an alarm, an issuer's state was copied or rolled back.
+    #[error("two different certificates of serial {} exist", .0.0)]
+    Conflict(Serial),
+    /// The table holds [`MAX_MEMBERS`], and none has expired.
+    #[error("there are too many members")]
+    Full,
+}
+
+/// Two members are certified for the same address or name; the winner has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Clash {
+    /// What both claim.
+    pub over: Claimed,
+    /// Who has it.
+    pub winner: MemberId,
+    /// Who goes without.
+    pub loser: MemberId,
+}
+
+/// What members can clash over.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Claimed {
+    /// An overlay address.
+    Address(IpAddr),
+    /// A name.
+    Name(Name),
+}
+
+/// A claim to an address or name. The least one wins: a root's word counts more than an issuer's, then the id decides.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Claim {
+    by_issuer: bool,
+    member: MemberId,
+}
+
+/// Everything known about who belongs to the mesh.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    trust: TrustChain,
+    revocations: RevocationSet,
+    members: BTreeMap<MemberId, Member>,
+    by_key: BTreeMap<TransportKey, (MemberId, KeyEpochNumber)>,
+    addresses: BTreeMap<IpAddr, BTreeSet<Claim>>,
+    names: BTreeMap<Name, BTreeSet<Claim>>,
+}
+
+impl Membership {
+    /// A table without members.
+    pub fn new(trust: TrustChain) -> Self {
+        Self {
+            trust,
+            revocations: RevocationSet::new(),
+            members: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            names: BTreeMap::new(),
+        }
+    }
+
+    /// The mesh.
+    pub fn mesh(&self) -> MeshId {
+        self.trust.mesh()
+    }
+
+    /// The chain of trust bundles.
+    pub fn trust(&self) -> &TrustChain {
+        &self.trust
+    }
+
+    /// The revocations.
+    pub fn revocations(&self) -> &RevocationSet {
+        &self.revocations
+    }
+
+    /// Takes a certificate; `issuer` is that of the member who issued it, if it came along. One that is in the table serves
+    /// as well.
+    ///
+    /// # Errors
+    /// [`AddError`]; the table is unchanged then.
+    pub fn add_certificate(
+        &mut self,
+        wall: UnixMs,
+        signed: Signed<Certificate>,
+        issuer: Option<Signed<Certificate>>,
+    ) -> Result<Added, AddError> {
+        let certificate = signed.body();
+        let (member, serial) = (certificate.member, certificate.serial);
+        let known = self.members.get(&member).map(|known| &known.certificate);
+        match known {
+            Some(known) if *known.signed() == signed => return Ok(Added::Known),
+            Some(known) if serial < known.body().serial => return Ok(Added::Older),
+            _ => {}
+        }
+        if self.revocations.ends(certificate) {
+            return Err(AddError::Revoked);
+        }
+        let verified = self.verify(signed, issuer)?;
+        if known.is_some_and(|known| known.body().serial == serial) {
+            return Err(AddError::Conflict(serial));
+        }
+        if known.is_none() && self.members.len() >= MAX_MEMBERS && !self.evict_expired(wall) {
+            return Err(AddError::Full);
+        }
+        Ok(self.store(verified))
+    }
+
+    /// Takes a key epoch. Returns whether it is new here, and so to be passed on.
+    ///
+    /// # Errors
+    /// [`EpochError`]; [`EpochError::Conflict`] and [`EpochError::KeyTaken`] are alarms.
+    pub fn add_key_epoch(&mut self, epoch: Signed<KeyEpoch>) -> Result<bool, EpochError> {
+        let value = epoch.body();
+        let (id, key, number) = (value.member, value.key, value.number);
+        let member = self.members.get_mut(&id).ok_or(EpochError::UnknownMember)?;
+        // A member could sign somebody else's public key, and so have the other's handshakes taken for its own.
+        if self.by_key.get(&key).is_some_and(|(holder, _)| *holder != id) {
+            return Err(EpochError::KeyTaken(number));
+        }
+        let before: Vec<_> = member.epochs.iter().map(|epoch| epoch.body().key).collect();
+        let new = member.epochs.insert(member.certificate.body(), epoch)?;
+        if new {
+            for key in before {
+                self.by_key.remove(&key);
+            }
+            for epoch in member.epochs.iter() {
+                self.by_key.insert(epoch.body().key, (id, epoch.body().number));
+            }
+        }
+        Ok(new)
+    }
+
+    /// Takes a revocation. Returns the members that it ends, whose sessions are to be closed and whose records dropped, or
+    /// `None` if it was known.
+    ///
+    /// # Errors
+    /// [`RevocationError`]; nothing changed then.
+    pub fn add_revocation(
+        &mut self,
+        revocation: Signed<Revocation>,
+    ) -> Result<Option<Vec<MemberId>>, RevocationError> {
+        let operator = match revocation.body().issuer {
+            Issuer::Root(_) => None,
+            Issuer::Member(member, _) => self.members.get(&member).map(|member| &member.certificate),
+        };
+        if !self.revocations.insert(&self.trust, operator, revocation)? {
+            return Ok(None);
+        }
+        let ended =
+            self.members.iter().filter(|(_, member)| self.revocations.ends(member.certificate.body()));
+        let ended: Vec<_> = ended.map(|(id, _)| *id).collect();
+        ended.iter().for_each(|id| self.remove(*id));
+        Ok(Some(ended))
+    }
+
+    /// Takes the next version of the trust bundle. Returns the members whose certificates it no longer supports, and who
+    /// are out of the table until they show newer ones; or `None` if the version was known.
+    ///
+    /// # Errors
+    /// [`BundleError`]; nothing changed then. [`BundleError::Fork`] is an alarm.
+    pub fn add_bundle(&mut self, bundle: SignedBundle) -> Result<Option<Vec<MemberId>>, BundleError> {
+        if self.trust.extend(bundle)? == Extended::Known {
+            return Ok(None);
+        }
+        let supported = |member: &&Member| {
+            let certificate = &member.certificate;
+            let issuer = match certificate.body().issuer {
+                Issuer::Root(_) => None,
+                Issuer::Member(issuer, _) => self.members.get(&issuer).map(|issuer| &issuer.certificate),
+            };
+            let root_holds = |certificate: &VerifiedCertificate| match certificate.body().issuer {
+                Issuer::Root(id) => self.trust.root(&id).is_some(),
+                Issuer::Member(..) => false,
+            };
+            match certificate.body().issuer {
+                Issuer::Root(_) => root_holds(certificate),
+                Issuer::Member(..) => issuer.is_some_and(root_holds),
+            }
+        };
+        let ended = self.members.iter().filter(|(_, member)| !supported(member));
+        let ended: Vec<_> = ended.map(|(id, _)| *id).collect();
+        ended.iter().for_each(|id| self.remove(*id));
+        Ok(Some(ended))
+    }
+
+    /// A member by id. Its time may be over: see [`Membership::is_honoured`].
+    pub fn get(&self, member: MemberId) -> Option<&Member> {
+        self.members.get(&member)
+    }
+
+    /// The member and epoch that a transport key belongs to.
+    pub fn with_key(&self, key: &TransportKey) -> Option<(MemberId, KeyEpochNumber)> {
+        self.by_key.get(key).copied()
+    }
+
+    /// The honoured member that has a name.
+    pub fn with_name(&self, wall: UnixMs, name: &Name) -> Option<MemberId> {
+        self.winner(wall, self.names.get(name)?)
+    }
+
+    /// All members by ascending id, also those whose time is over.
+    pub fn iter(&self) -> impl Iterator<Item = (MemberId, &Member)> + '_ {
+        self.members.iter().map(|(id, member)| (*id, member))
+    }
+
+    /// Number of members in the table.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether the table is empty.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// What the clock says about a member's certificate; `None` if it is no member.
+    pub fn validity(&self, wall: UnixMs, member: MemberId) -> Option<Validity> {
+        self.members.get(&member).map(|member| member.certificate.validity(wall))
+    }
+
+    /// Whether `member` may take part: certified, not revoked, and within its time or the grace after it.
+    pub fn is_honoured(&self, wall: UnixMs, member: MemberId) -> bool {
+        self.validity(wall, member).is_some_and(Validity::is_honoured)
+    }
+
+    /// The next moment after `wall` at which the clock alone changes what a member may do.
+    pub fn next_change(&self, wall: UnixMs) -> Option<UnixMs> {
+        let changes = self.members.values().flat_map(|member| Validity::changes(member.certificate.body()));
+        changes.filter(|change| *change > wall).min()
+    }
+
+    /// The member that an overlay address belongs to: of those certified for it and honoured, the one certified by a root
+    /// rather than by an issuer, then the one with the lowest id.
+    pub fn owner(&self, wall: UnixMs, address: &IpAddr) -> Option<MemberId> {
+        self.winner(wall, self.addresses.get(address)?)
+    }
+
+    /// The addresses that are certified for `member`, or derived, and not lost to another.
+    pub fn addresses(&self, wall: UnixMs, member: MemberId) -> Vec<IpAddr> {
+        let certified = self.members.get(&member).into_iter().flat_map(|found| found.certificate.addresses());
+        certified.filter(|address| self.may_use(wall, member, address)).collect()
+    }
+
+    /// Whether `member` may have `address` as its own.
+    pub fn may_use(&self, wall: UnixMs, member: MemberId, address: &IpAddr) -> bool {
+        self.owner(wall, address) == Some(member)
+    }
+
+    /// Whether `member` may announce `prefix`.
+    pub fn may_announce(&self, wall: UnixMs, member: MemberId, prefix: &IpNet) -> bool {
+        self.is_honoured(wall, member)
+            && self.members.get(&member).is_some_and(|member| member.certificate.may_announce(prefix))
+    }
+
+    /// Every clash between honoured members, addresses before names.
+    pub fn clashes(&self, wall: UnixMs) -> Vec<Clash> {
+        let over_addresses =
+            self.addresses.iter().map(|(address, claims)| (Claimed::Address(*address), claims));
+        let over_names = self.names.iter().map(|(name, claims)| (Claimed::Name(name.clone()), claims));
+        let mut clashes = Vec::new();
+        for (over, claims) in over_addresses.chain(over_names) {
+            let mut honoured =
+                claims.iter().map(|claim| claim.member).filter(|id| self.is_honoured(wall, *id));
+            let Some(winner) = honoured.next() else { continue };
+            clashes.extend(honoured.map(|loser| Clash { over: over.clone(), winner, loser }));
+        }
+        clashes
+    }
+
+    /// All addresses certified for members, honoured or not, which a new member should not get.
+    pub fn certified_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.keys().copied()
+    }
+
+    fn verify(
+        &self,
+        signed: Signed<Certificate>,
+        issuer: Option<Signed<Certificate>>,
+    ) -> Result<VerifiedCertificate, AddError> {
+        let Issuer::Member(issuer_id, serial) = signed.body().issuer else {
+            return Ok(VerifiedCertificate::verify(&self.trust, signed, None)?);
+        };
+        let in_table = self.members.get(&issuer_id).map(|issuer| &issuer.certificate);
+        if let Some(in_table) = in_table.filter(|in_table| in_table.body().serial >= serial) {
+            return Ok(VerifiedCertificate::verify(&self.trust, signed, Some(in_table))?);
+        }
+        let issuer = issuer.ok_or(CertificateError::UnknownIssuer)?;
+        if self.revocations.has_serial(issuer.body().serial) {
+            return Err(AddError::Revoked);
+        }
+        let issuer = VerifiedCertificate::verify(&self.trust, issuer, None)?;
+        Ok(VerifiedCertificate::verify(&self.trust, signed, Some(&issuer))?)
+    }
+
+    fn store(&mut self, certificate: VerifiedCertificate) -> Added {
+        let id = certificate.body().member;
+        let epochs = self.unlink(id).map(|old| old.epochs);
+        let added = if epochs.is_some() { Added::Renewed } else { Added::New };
+        let claim = Claim { by_issuer: !certificate.is_by_root(), member: id };
+        for address in certificate.addresses() {
+            self.addresses.entry(address).or_default().insert(claim);
+        }
+        self.names.entry(certificate.body().name.clone()).or_default().insert(claim);
+        self.members.insert(id, Member { certificate, epochs: epochs.unwrap_or_default() });
+        added
+    }
+
+    fn remove(&mut self, id: MemberId) {
+        if let Some(member) = self.unlink(id) {
+            for epoch in member.epochs.iter() {
+                self.by_key.remove(&epoch.body().key);
+            }
+        }
+    }
+
+    /// Takes a member out with its claims, but not its keys.
+    fn unlink(&mut self, id: MemberId) -> Option<Member> {
+        let member = self.members.remove(&id)?;
+        let claim = Claim { by_issuer: !member.certificate.is_by_root(), member: id };
+        for address in member.certificate.addresses() {
+            drop_claim(&mut self.addresses, &address, claim);
+        }
+        drop_claim(&mut self.names, member.name(), claim);
+        Some(member)
+    }
+
+    fn evict_expired(&mut self, wall: UnixMs) -> bool {
+        let expired = self.members.iter().find(|(_, m)| m.certificate.validity(wall) == Validity::Expired);
+        let expired = expired.map(|(id, _)| *id);
+        if let Some(id) = expired {
+            self.remove(id);
+        }
+        expired.is_some()
+    }
+
+    fn winner(&self, wall: UnixMs, claims: &BTreeSet<Claim>) -> Option<MemberId> {
+        claims.iter().map(|claim| claim.member).find(|member| self.is_honoured(wall, *member))
+    }
+}
+
+fn drop_claim<K: Ord>(claims: &mut BTreeMap<K, BTreeSet<Claim>>, key: &K, claim: Claim) {
+    if let Some(set) = claims.get_mut(key) {
+        set.remove(&claim);
+        if set.is_empty() {
+            claims.remove(key);
+        }
+    }
+}
