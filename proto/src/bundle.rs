@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 
 use crate::Error;
 use crate::certificate::exact;
-use crate::codec::{Fields, Reader, Writer, put_field};
+use crate::codec::{FIELD_HEADER_LEN, Fields, Reader, Writer, put_field};
 use crate::id::{IdentityKey, MeshId, Name};
 use crate::signed::{
     OBJECT_HEADER_LEN, OBJECT_VERSION, ObjectKind, SIGNATURE_LEN, signing_bytes, take_unsigned,
@@ -50,15 +50,13 @@ pub struct TrustBundle {
 }
 
 impl TrustBundle {
-    /// The mesh id that follows from this bundle as version 1: the first 16 bytes of
-    /// BLAKE2s-256("meshnet mesh" | body with a zero mesh id).
+    /// The mesh id that follows from this content as version 1: the first 16 bytes of
+    /// BLAKE2s-256("meshnet mesh" | body with a zero mesh id). For making a mesh; whoever checks a bundle that was read
+    /// uses [`SignedBundle::mesh_id_of_first`], which keeps fields of a newer version.
     pub fn mesh_id_of_first(&self) -> MeshId {
         let mut body = Vec::new();
         TrustBundle { mesh: MeshId::default(), ..self.clone() }.emit_body(&mut body);
-        let hash = Blake2s256::new().chain_update(b"meshnet mesh").chain_update(&body).finalize();
-        let mut id = MeshId::default();
-        id.0.copy_from_slice(&hash[..16]);
-        id
+        hash_mesh_id(&[&body])
     }
 
     fn parse_body(body: &[u8]) -> Result<TrustBundle, Error> {
@@ -123,13 +121,18 @@ impl SignedBundle {
     /// A bundle without signatures yet.
     ///
     /// # Errors
-    /// When it would be too long.
+    /// When it would be too long, or a reader would refuse it.
     pub fn unsigned(body: TrustBundle) -> Result<SignedBundle, Error> {
+        if body.roots.len() > MAX_ROOTS {
+            return Err(Error::TooLong("roots"));
+        }
         let mut fields = Vec::new();
         body.emit_body(&mut fields);
         if OBJECT_HEADER_LEN + fields.len() > BUNDLE_MAX_LEN - 1 - MAX_SIGNATURES * (8 + SIGNATURE_LEN) {
             return Err(Error::TooLong("trust bundle"));
         }
+        // The content held is the one that readers will see.
+        let body = TrustBundle::parse_body(&fields)?;
         let mut unsigned = Vec::new();
         unsigned.put(&[OBJECT_VERSION, ObjectKind::TrustBundle as u8]);
         unsigned.put_bytes16(&fields);
@@ -157,6 +160,14 @@ impl SignedBundle {
     /// What the signatures must cover.
     pub fn signing_bytes(&self) -> Vec<u8> {
         signing_bytes(ObjectKind::TrustBundle, &self.unsigned)
+    }
+
+    /// The mesh id that follows from this bundle as version 1, over the body as it was read: a build that does not know
+    /// every field computes the same id as the one that made the mesh.
+    pub fn mesh_id_of_first(&self) -> MeshId {
+        // The mesh id is always the first field: type 1, length 16.
+        let (head, rest) = self.unsigned[OBJECT_HEADER_LEN..].split_at(FIELD_HEADER_LEN);
+        hash_mesh_id(&[head, &MeshId::default().0, &rest[MeshId::default().0.len()..]])
     }
 
     /// BLAKE2s-256 of header and body: what the next version names as its previous one. Signatures are not part of it,
@@ -207,6 +218,14 @@ impl SignedBundle {
     }
 }
 
+fn hash_mesh_id(body: &[&[u8]]) -> MeshId {
+    let mut hasher = Blake2s256::new().chain_update(b"meshnet mesh");
+    body.iter().for_each(|part| hasher.update(part));
+    let mut id = MeshId::default();
+    id.0.copy_from_slice(&hasher.finalize()[..16]);
+    id
+}
+
 fn parse_keys(value: &[u8]) -> Result<Vec<IdentityKey>, Error> {
     let (keys, rest) = value.as_chunks::<32>();
     if !rest.is_empty() || keys.is_empty() {
@@ -214,6 +233,10 @@ fn parse_keys(value: &[u8]) -> Result<Vec<IdentityKey>, Error> {
     }
     if keys.len() > MAX_ROOTS {
         return Err(Error::TooLong("roots"));
+    }
+    // A root listed twice would count once towards the threshold: the next version could never be signed.
+    if keys.iter().enumerate().any(|(at, key)| keys[..at].contains(key)) {
+        return Err(Error::InvalidField("roots"));
     }
     Ok(keys.iter().map(|key| IdentityKey(*key)).collect())
 }

@@ -51,7 +51,7 @@ impl Roles {
 /// What an issuer may issue.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct IssuerConstraints {
-    /// Names it issues must end with this; empty allows every name.
+    /// Names it issues must end with this: at most [`Name::MAX_LEN`] of `a-z`, `0-9`, and `-`; empty allows every name.
     pub name_suffix: String,
     /// Addresses and prefixes that it issues must lie within these; empty allows only overlay addresses.
     pub prefixes: Vec<IpNet>,
@@ -100,6 +100,21 @@ pub struct Certificate {
 impl Body for Certificate {
     const KIND: ObjectKind = ObjectKind::Certificate;
     const MAX_LEN: usize = CERTIFICATE_MAX_LEN;
+
+    fn check_limits(&self) -> Result<(), Error> {
+        let constrained = self.constraints.as_ref();
+        if self.addresses.len() > MAX_ADDRESSES {
+            Err(Error::TooLong("addresses"))
+        } else if self.prefixes.len() > MAX_PREFIXES {
+            Err(Error::TooLong("prefixes"))
+        } else if constrained.is_some_and(|constraints| constraints.prefixes.len() > MAX_PREFIXES) {
+            Err(Error::TooLong("constraints"))
+        } else if constrained.is_some_and(|constraints| constraints.name_suffix.len() > Name::MAX_LEN) {
+            Err(Error::TooLong("name suffix"))
+        } else {
+            Ok(())
+        }
+    }
 
     fn parse_body(body: &[u8]) -> Result<Certificate, Error> {
         let mut fields = Fields::new(body);
@@ -274,10 +289,15 @@ fn parse_prefixes(value: &[u8]) -> Result<Vec<IpNet>, Error> {
 fn parse_constraints(value: &[u8]) -> Result<IssuerConstraints, Error> {
     let mut reader = Reader::new(value);
     let max_lifetime_s = reader.u32()?;
-    let suffix = std::str::from_utf8(reader.bytes8()?).map_err(|_| Error::InvalidField("name suffix"))?;
-    Ok(IssuerConstraints {
-        name_suffix: suffix.to_owned(),
-        prefixes: parse_prefixes(reader.rest())?,
-        max_lifetime_s,
-    })
+    let name_suffix = parse_name_suffix(reader.bytes8()?)?;
+    Ok(IssuerConstraints { name_suffix, prefixes: parse_prefixes(reader.rest())?, max_lifetime_s })
+}
+
+/// A suffix that no name can end with is a mistake, not a constraint.
+fn parse_name_suffix(bytes: &[u8]) -> Result<String, Error> {
+    let allowed = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
+    if bytes.len() > Name::MAX_LEN || !bytes.iter().all(allowed) || bytes.ends_with(b"-") {
+        return Err(Error::InvalidField("name suffix"));
+    }
+    String::from_utf8(bytes.to_vec()).map_err(|_| Error::InvalidField("name suffix"))
 }

@@ -130,6 +130,9 @@ impl Writer for Vec<u8> {
 /// critical: whoever does not know them must refuse the object.
 pub const FIRST_SKIPPABLE: u8 = 0x80;
 
+/// Length of what comes before a field's value: type and length.
+pub const FIELD_HEADER_LEN: usize = 3;
+
 /// Appends a field: type, length, value. Fields must be written in ascending order of type.
 pub fn put_field(out: &mut Vec<u8>, kind: u8, value: &[u8]) {
     out.put_u8(kind);

@@ -13,7 +13,9 @@ use crate::Error;
 use crate::codec::{Reader, Writer};
 use crate::endpoint::{Candidate, emit_candidates, emit_endpoint, parse_candidates, parse_endpoint};
 use crate::id::{BootEpoch, MemberId, RelayLabel, Seq};
+use crate::join::JOIN_MAX_LEN;
 use crate::key_epoch::Capabilities;
+use crate::signed::OBJECT_MAX_LEN;
 
 /// Number of buckets that records are hashed into for comparison.
 pub const BUCKETS: usize = 16;
@@ -336,16 +338,14 @@ impl Frame {
                 }
                 Frame::BucketVersions { bucket, part, more, versions }
             }
-            OBJECT => Frame::Object(value.to_vec()),
+            OBJECT => Frame::Object(at_most(OBJECT_MAX_LEN, value, "object")?),
             FRAGMENT => {
                 let (id, index, total) = (reader.u64()?, reader.u8()?, reader.u8()?);
                 if total == 0 || total > MAX_FRAGMENTS || index >= total {
                     return Err(Error::InvalidField("fragment"));
                 }
-                if reader.rest().len() > MAX_FRAGMENT_LEN {
-                    return Err(Error::TooLong("fragment"));
-                }
-                Frame::Fragment { id, index, total, bytes: reader.rest().to_vec() }
+                let bytes = at_most(MAX_FRAGMENT_LEN, reader.rest(), "fragment")?;
+                Frame::Fragment { id, index, total, bytes }
             }
             GET => Frame::Get { member: MemberId(reader.array()?), what: reader.u8()? },
             RELAY_LABEL => {
@@ -357,10 +357,12 @@ impl Frame {
                 reason: reader.u8()?,
             },
             JOIN_FORWARD => {
-                Frame::JoinForward { joiner: parse_endpoint(&mut reader)?, bytes: reader.rest().to_vec() }
+                let joiner = parse_endpoint(&mut reader)?;
+                Frame::JoinForward { joiner, bytes: at_most(JOIN_MAX_LEN, reader.rest(), "join")? }
             }
             JOIN_BACK => {
-                Frame::JoinBack { joiner: parse_endpoint(&mut reader)?, bytes: reader.rest().to_vec() }
+                let joiner = parse_endpoint(&mut reader)?;
+                Frame::JoinBack { joiner, bytes: at_most(JOIN_MAX_LEN, reader.rest(), "join")? }
             }
             CLOSE => Frame::Close { reason: reader.u8()? },
             ECHO => Frame::Echo { id: reader.u32()?, sent_us: reader.u64()? },
@@ -395,6 +397,10 @@ fn next_frame(reader: &mut Reader<'_>) -> Result<Option<Frame>, Error> {
     let kind = reader.u8()?;
     let value = reader.bytes16()?;
     Frame::parse_value(kind, value)
+}
+
+fn at_most(limit: usize, bytes: &[u8], name: &'static str) -> Result<Vec<u8>, Error> {
+    if bytes.len() > limit { Err(Error::TooLong(name)) } else { Ok(bytes.to_vec()) }
 }
 
 fn version_text(bytes: &[u8]) -> Result<String, Error> {

@@ -28,6 +28,8 @@ pub const INIT_MAX_LEN: usize = 1200;
 pub const RESPONSE_LEN: usize = 120;
 /// Length of an init's payload without attachments.
 pub const INIT_PAYLOAD_LEN: usize = 40;
+/// Longest payload of an init, attachments and their headers of 3 bytes included.
+pub const INIT_PAYLOAD_MAX_LEN: usize = INIT_MAX_LEN - INIT_HEADER_LEN - INIT_NOISE_OVERHEAD - 2 * MAC_LEN;
 /// Length of a response's payload.
 pub const RESPONSE_PAYLOAD_LEN: usize = 28;
 /// What Noise adds to an init's payload: ephemeral key, sealed static key, tag.

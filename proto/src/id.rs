@@ -29,7 +29,7 @@ macro_rules! bytes_id {
             /// From lower- or upper-case hexadecimal of the exact length.
             fn from_str(text: &str) -> Result<Self, Error> {
                 let mut bytes = [0; $len];
-                if text.len() != 2 * $len || !text.is_ascii() {
+                if text.len() != 2 * $len || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                     return Err(Error::InvalidField(stringify!($name)));
                 }
                 for (at, byte) in bytes.iter_mut().enumerate() {

@@ -22,6 +22,10 @@ use crate::id::{IdentityKey, InvitationId, MemberId, MeshId, Name};
 pub const MAX_ENDPOINTS: usize = 8;
 /// Version of the format.
 pub const INVITATION_VERSION: u8 = 1;
+/// Longest invitation, far above what fits into [`MAX_ENDPOINTS`] host names.
+pub const MAX_URL_LEN: usize = 4096;
+/// Longest host name (RFC 1035, section 3.1).
+pub const MAX_HOST_NAME_LEN: usize = 253;
 /// How the URL begins.
 pub const SCHEME: &str = "meshd://";
 const CHECKSUM_LEN: usize = 4;
@@ -77,7 +81,8 @@ pub struct Invitation {
     pub secret: [u8; 16],
     /// When it ends, in seconds since the Unix epoch.
     pub expires_s: u64,
-    /// Where the inviter, or a relay that knows it, can be reached.
+    /// Where the inviter, or a relay that knows it, can be reached. Those over [`MAX_ENDPOINTS`], and those whose host
+    /// name is not allowed, do not come into the URL.
     pub endpoints: Vec<HostPort>,
 }
 
@@ -112,9 +117,13 @@ impl fmt::Display for Invitation {
         blob.put(&self.key_hash);
         blob.put(&self.secret);
         blob.put_u64(self.expires_s);
-        let count = self.endpoints.len().min(MAX_ENDPOINTS);
-        blob.put_u8(count as u8);
-        for endpoint in &self.endpoints[..count] {
+        let valid = |endpoint: &&HostPort| match &endpoint.host {
+            Host::Ip(_) => true,
+            Host::Name(name) => host_name(name.as_bytes()).is_ok(),
+        };
+        let endpoints: Vec<&HostPort> = self.endpoints.iter().filter(valid).take(MAX_ENDPOINTS).collect();
+        blob.put_u8(endpoints.len() as u8);
+        for endpoint in endpoints {
             match &endpoint.host {
                 Host::Ip(IpAddr::V4(v4)) => {
                     blob.put_u8(4);
@@ -142,6 +151,9 @@ impl FromStr for Invitation {
 
     fn from_str(text: &str) -> Result<Invitation, InvitationError> {
         let rest = text.trim().strip_prefix(SCHEME).ok_or(InvitationError::NotAnInvitation)?;
+        if rest.len() > MAX_URL_LEN {
+            return Err(InvitationError::Damaged);
+        }
         let (mesh_name, blob) = rest.split_once('/').ok_or(InvitationError::Damaged)?;
         let mesh_name = Name::new(mesh_name).map_err(|_| InvitationError::Damaged)?;
         let blob = URL_SAFE_NO_PAD.decode(blob).map_err(|_| InvitationError::Damaged)?;
@@ -194,7 +206,7 @@ fn parse_content(mesh_name: Name, content: &[u8]) -> Result<Invitation, crate::E
 
 fn host_name(bytes: &[u8]) -> Result<String, crate::Error> {
     let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    if bytes.is_empty() || bytes.len() > 253 || !bytes.iter().all(allowed) {
+    if bytes.is_empty() || bytes.len() > MAX_HOST_NAME_LEN || !bytes.iter().all(allowed) {
         return Err(crate::Error::InvalidField("host name"));
     }
     String::from_utf8(bytes.to_vec()).map_err(|_| crate::Error::InvalidField("host name"))
@@ -217,7 +229,8 @@ impl FromStr for HostPort {
     fn from_str(text: &str) -> Result<HostPort, crate::Error> {
         let invalid = crate::Error::InvalidField("endpoint");
         let (host, port) = text.rsplit_once(':').ok_or(invalid)?;
-        let port = port.parse().ok().filter(|port| *port != 0).ok_or(invalid)?;
+        let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = port.parse().ok().filter(|port| digits && *port != 0).ok_or(invalid)?;
         let host = if let Some(v6) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             Host::Ip(IpAddr::V6(v6.parse().map_err(|_| invalid)?))
         } else if let Ok(v4) = host.parse::<Ipv4Addr>() {

@@ -9,7 +9,7 @@ use crate::endpoint::{Candidate, emit_candidates, parse_candidates};
 use crate::id::{BootEpoch, KeyEpochNumber, MemberId, MeshId, Name, Seq, Serial};
 use crate::signed::{Body, OBJECT_MAX_LEN, ObjectKind};
 
-/// Most subnets in a record.
+/// Most subnets in a record. A record with the most subnets and the most links is over [`OBJECT_MAX_LEN`].
 pub const MAX_SUBNETS: usize = 256;
 /// Most links in a record.
 pub const MAX_LINKS: usize = 256;
@@ -66,6 +66,16 @@ const FLAG_RELAYS: u8 = 1;
 impl Body for Record {
     const KIND: ObjectKind = ObjectKind::Record;
     const MAX_LEN: usize = OBJECT_MAX_LEN;
+
+    fn check_limits(&self) -> Result<(), Error> {
+        if self.subnets.len() > MAX_SUBNETS {
+            Err(Error::TooLong("subnets"))
+        } else if self.links.len() > MAX_LINKS {
+            Err(Error::TooLong("links"))
+        } else {
+            Ok(())
+        }
+    }
 
     fn parse_body(body: &[u8]) -> Result<Record, Error> {
         let mut fields = Fields::new(body);

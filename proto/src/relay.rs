@@ -76,6 +76,7 @@ impl Header {
     /// When `out` is not [`Header::len`] bytes long.
     pub fn write(&self, out: &mut [u8]) {
         assert_eq!(out.len(), self.len());
+        debug_assert_eq!(self.ids.is_some(), self.label == RelayLabel::LONG);
         let long = if self.ids.is_some() { LONG } else { 0 };
         out[0] = Kind::Relay.first_byte();
         out[1] = long | (self.ttl & TTL_MASK);

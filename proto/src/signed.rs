@@ -72,6 +72,11 @@ pub trait Body: Sized {
     /// Longest whole object, envelope included.
     const MAX_LEN: usize;
 
+    /// An error when a list or text is over its limit, so that the content must not be encoded.
+    fn check_limits(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Reads the fields.
     fn parse_body(body: &[u8]) -> Result<Self, Error>;
 
@@ -92,17 +97,25 @@ pub fn signing_bytes(kind: ObjectKind, header_and_body: &[u8]) -> Vec<u8> {
 /// Encodes header and body, ready to be signed.
 ///
 /// # Errors
-/// When the object would be longer than its kind allows.
+/// When a list or the object would be longer than its kind allows, or a reader would refuse it.
 pub fn encode_unsigned<T: Body>(body: &T) -> Result<Vec<u8>, Error> {
+    encode_checked(body).map(|(_, unsigned)| unsigned)
+}
+
+/// Encodes header and body; returns with them the content as a reader will see it.
+fn encode_checked<T: Body>(body: &T) -> Result<(T, Vec<u8>), Error> {
+    body.check_limits()?;
     let mut fields = Vec::new();
     body.emit_body(&mut fields);
     if OBJECT_HEADER_LEN + fields.len() + SIGNATURE_LEN > T::MAX_LEN {
         return Err(Error::TooLong(T::KIND.name()));
     }
+    // Nothing is signed that others would refuse, or read as something else.
+    let as_read = T::parse_body(&fields)?;
     let mut out = Vec::with_capacity(OBJECT_HEADER_LEN + fields.len());
     out.put(&[OBJECT_VERSION, T::KIND as u8]);
     out.put_bytes16(&fields);
-    Ok(out)
+    Ok((as_read, out))
 }
 
 /// Reads header and body; returns the body and the encoded header and body together.
@@ -133,12 +146,13 @@ pub struct Signed<T> {
 }
 
 impl<T: Body> Signed<T> {
-    /// From a body and a function that signs [`signing_bytes`].
+    /// From a body and a function that signs [`signing_bytes`]. The content held is the one that readers will see:
+    /// prefixes without host bits, lists cut to what is sent.
     ///
     /// # Errors
-    /// When the object would be longer than its kind allows.
+    /// When a list or the object would be longer than its kind allows, or a reader would refuse it.
     pub fn sign_with(body: T, sign: impl FnOnce(&[u8]) -> [u8; SIGNATURE_LEN]) -> Result<Signed<T>, Error> {
-        let unsigned = encode_unsigned(&body)?;
+        let (body, unsigned) = encode_checked(&body)?;
         let signature = sign(&signing_bytes(T::KIND, &unsigned));
         Ok(Signed { body, unsigned: unsigned.into(), signature })
     }
