@@ -4,7 +4,9 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod demo;
 pub mod exit;
+pub mod log;
 pub mod output;
 pub mod state;

@@ -21,8 +21,8 @@ use raw::{Raw, RawSubnet};
 pub const DEFAULT_PORT: u16 = 4655;
 /// Name of the network device unless configured.
 pub const DEFAULT_INTERFACE: &str = "mesh0";
-/// Fits one relayed datagram over IPv6 into an underlay of 1500 bytes: 1500 - 82 - 32, rounded down.
-pub const DEFAULT_MTU: u16 = 1380;
+/// Fits one relayed datagram over IPv6 into an underlay of 1500 bytes.
+pub const DEFAULT_MTU: u16 = 1354;
 /// Mark on underlay packets unless configured: "me" in ASCII.
 pub const DEFAULT_FWMARK: u32 = 0x6d65;
 /// Weight of a subnet unless configured.
@@ -59,10 +59,8 @@ pub struct Config {
     pub interface: String,
     /// The device's MTU, in bytes.
     pub mtu: u16,
-    /// UDP addresses to listen on; at least one.
+    /// UDP addresses to listen on; at least one. `[::]` stands for both families, or for IPv4 where there is no IPv6.
     pub listen: Vec<SocketAddr>,
-    /// Whether `listen` is the default, so that a machine without IPv6 is no error.
-    pub listen_is_default: bool,
     /// Endpoints at which the node can be reached from outside.
     pub endpoints: Vec<HostPort>,
     /// The datacentre the node is in.
@@ -132,11 +130,7 @@ impl Default for Config {
             state: None,
             interface: DEFAULT_INTERFACE.into(),
             mtu: DEFAULT_MTU,
-            listen: vec![
-                (IpAddr::V4(Ipv4Addr::UNSPECIFIED), DEFAULT_PORT).into(),
-                (IpAddr::V6(Ipv6Addr::UNSPECIFIED), DEFAULT_PORT).into(),
-            ],
-            listen_is_default: true,
+            listen: vec![(IpAddr::V6(Ipv6Addr::UNSPECIFIED), DEFAULT_PORT).into()],
             endpoints: Vec::new(),
             datacenter: None,
             relay: false,
@@ -315,7 +309,6 @@ fn resolve(raw: Raw, findings: &mut Findings<'_>) -> Config {
     });
     if let Some(listen) = raw.listen {
         config.listen = resolve_listen(listen, findings);
-        config.listen_is_default = false;
     }
     config.endpoints = resolve_endpoints(raw.endpoints.unwrap_or_default(), findings);
     if let Some(datacenter) = raw.datacenter {
@@ -362,6 +355,13 @@ fn resolve_listen(listen: Vec<Spanned<String>>, findings: &mut Findings<'_>) -> 
         }
     }
     bounded("listen", &listen, MAX_LISTEN, findings);
+    // `[::]` listens on IPv4 too, so that 0.0.0.0 beside it would find its port in use.
+    let both: Vec<u16> = resolved
+        .iter()
+        .filter(|address| address.ip() == Ipv6Addr::UNSPECIFIED)
+        .map(SocketAddr::port)
+        .collect();
+    resolved.retain(|address| address.ip() != Ipv4Addr::UNSPECIFIED || !both.contains(&address.port()));
     resolved
 }
 
@@ -370,8 +370,8 @@ fn listen_hint(text: &str) -> String {
         return format!("write \"{}\"", SocketAddr::new(address, DEFAULT_PORT));
     }
     match text.strip_prefix(':').unwrap_or(text).parse::<u16>() {
-        Ok(port) => format!("write \"0.0.0.0:{port}\", \"[::]:{port}\", or both"),
-        Err(_) => format!("write for example \"0.0.0.0:{DEFAULT_PORT}\""),
+        Ok(port) => format!("write \"[::]:{port}\" for all addresses of the machine"),
+        Err(_) => format!("write for example \"[::]:{DEFAULT_PORT}\""),
     }
 }
 

@@ -47,8 +47,8 @@ pub struct RawSubnet {
 pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("state", r#"state = "/var/lib/meshd""#),
     ("interface", r#"interface = "mesh0""#),
-    ("mtu", "mtu = 1380"),
-    ("listen", r#"listen = ["0.0.0.0:4655", "[::]:4655"]"#),
+    ("mtu", "mtu = 1354"),
+    ("listen", r#"listen = ["[::]:4655"]"#),
     ("endpoints", r#"endpoints = ["vpn.example.org:4655"]"#),
     ("datacenter", r#"datacenter = "ams""#),
     ("relay", "relay = true"),

@@ -45,7 +45,7 @@ fn a_full_file_is_read() {
 fn each_wrong_value_says_where_and_what_to_write() {
     for (text, place, expected) in [
         ("mtu = 900", "1:7", "from 1280 to 65535"),
-        ("listen = [\"4655\"]", "1:11", "write \"0.0.0.0:4655\""),
+        ("listen = [\"4655\"]", "1:11", "write \"[::]:4655\""),
         ("listen = [\"10.0.0.1\"]", "1:11", "write \"10.0.0.1:4655\""),
         ("endpoints = [\"vpn.example.org\"]", "1:14", "write \"vpn.example.org:4655\""),
         ("endpoints = [\"::1\"]", "1:14", "write \"[::1]:4655\""),
@@ -71,6 +71,12 @@ fn each_wrong_value_says_where_and_what_to_write() {
 fn all_wrong_values_are_told_at_once() {
     let error = parse("mtu = 1\nlog = \"x\"\nendpoints = [\"a\"]\n").unwrap_err();
     assert_eq!(error.problems.iter().map(|problem| problem.line).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+#[test]
+fn listening_on_both_families_twice_is_once() {
+    let config = parse("listen = [\"0.0.0.0:7\", \"[::]:7\", \"0.0.0.0:8\"]").unwrap();
+    assert_eq!(config.listen, ["[::]:7".parse().unwrap(), "0.0.0.0:8".parse().unwrap()]);
 }
 
 #[test]

@@ -1,0 +1,4 @@
+//! The daemon behind `meshd up`.
+
+pub mod dns;
+pub mod notify;
