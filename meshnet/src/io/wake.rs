@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 /// Most descriptors that one [`Wake::wait`] takes.
-pub const MAX_SOURCES: usize = 7;
+pub const MAX_SOURCES: usize = 15;
 
 /// Wakes a thread that blocks in [`Wake::wait`]. Cheap to clone; all clones are the same wake-up.
 #[derive(Clone, Debug)]
@@ -107,8 +107,8 @@ impl Interest {
 pub struct Ready {
     /// Somebody called [`Wake::wake`].
     pub woken: bool,
-    sources: u8,
-    errors: u8,
+    sources: u16,
+    errors: u16,
 }
 
 impl Ready {

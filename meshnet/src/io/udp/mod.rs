@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 pub use bind::{Bind, BindError, MtuDiscovery, Options};
 pub use faults::{Fault, FaultKind};
 pub use receive::{Batch, Message};
-pub use send::{Cursor, SEGMENTS_MAX, Sent, Transmit};
+pub use send::{Cursor, Payload, Piece, SEGMENTS_MAX, Sent, Transmit};
 
 /// Most bytes of one UDP datagram over IPv4, and so of one segmented send.
 pub const PAYLOAD_MAX_BYTES: usize = 65_507;

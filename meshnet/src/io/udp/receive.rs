@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::slice::ChunksMut;
 
 use super::sys::{self, CONTROL_BYTES, Control, NAME_BYTES, Name};
 use super::{PAYLOAD_MAX_BYTES, Socket, count};
@@ -55,18 +55,13 @@ impl Batch {
         }
     }
 
-    /// The messages of the last [`Socket::receive`].
-    pub fn messages(&mut self) -> impl Iterator<Item = Message<'_>> {
-        self.arena.chunks_mut(STRIDE).zip(&self.slots).take(self.filled).filter_map(|(buffer, slot)| {
-            let details = slot.details?;
-            Some(Message {
-                from: details.from,
-                local: details.local,
-                tos: details.tos,
-                segment: details.segment,
-                bytes: &mut buffer[..slot.len],
-            })
-        })
+    /// The messages of the last [`Socket::receive`], and the buffer that they lie in.
+    pub fn messages(&mut self) -> (&mut [u8], impl Iterator<Item = Message> + '_) {
+        let messages = self.slots.iter().take(self.filled).enumerate().filter_map(|(index, slot)| {
+            let Details { from, local, tos, segment } = slot.details?;
+            Some(Message { from, local, tos, segment, start: index * STRIDE, len: slot.len })
+        });
+        (&mut self.arena, messages)
     }
 
     /// One message at a time while they are large or few, more while more are pending and small.
@@ -89,8 +84,8 @@ impl Default for Batch {
 }
 
 /// One datagram, or several of one sender and of equal size (the last may be shorter).
-#[derive(Debug)]
-pub struct Message<'a> {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Message {
     /// The sender.
     pub from: SocketAddr,
     /// Our address that it was sent to, if the socket serves several: answer from there.
@@ -99,14 +94,15 @@ pub struct Message<'a> {
     pub tos: u8,
     /// Size in bytes of each datagram but the last; at least 1.
     pub segment: usize,
-    /// The datagrams, one after the other.
-    pub bytes: &'a mut [u8],
+    start: usize,
+    len: usize,
 }
 
-impl Message<'_> {
-    /// The datagrams.
-    pub fn datagrams(&mut self) -> ChunksMut<'_, u8> {
-        self.bytes.chunks_mut(self.segment)
+impl Message {
+    /// Where the datagrams lie in the batch's buffer. An empty datagram gives none.
+    pub fn datagrams(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (end, segment) = (self.start + self.len, self.segment);
+        (self.start..end).step_by(segment).map(move |start| start..end.min(start + segment))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 
@@ -12,6 +13,8 @@ use super::{PAYLOAD_MAX_BYTES, Socket, count};
 pub const SEGMENTS_MAX: usize = 128;
 /// Most messages that one system call sends.
 const MESSAGES_MAX: usize = 16;
+/// Most pieces in the messages that one system call sends.
+const VECTORS_MAX: usize = 256;
 
 /// One or more datagrams to one destination.
 #[derive(Clone, Copy, Debug)]
@@ -24,18 +27,106 @@ pub struct Transmit<'a> {
     pub tos: u8,
     /// Size in bytes of each datagram but the last, which may be shorter. At least 1.
     pub segment: usize,
-    /// The datagrams, one after the other; any number.
-    pub bytes: &'a [u8],
+    /// The datagrams; any number.
+    pub payload: Payload<'a>,
 }
 
 impl<'a> Transmit<'a> {
     /// A single datagram.
     pub fn single(to: SocketAddr, from: Option<IpAddr>, bytes: &'a [u8]) -> Transmit<'a> {
-        Transmit { to, from, tos: 0, segment: bytes.len().max(1), bytes }
+        Transmit { to, from, tos: 0, segment: bytes.len().max(1), payload: Payload::Whole(bytes) }
     }
 
+    /// Datagrams of `segment` bytes, one after the other; the last may be shorter.
+    pub fn run(to: SocketAddr, from: Option<IpAddr>, segment: usize, bytes: &'a [u8]) -> Transmit<'a> {
+        Transmit { to, from, tos: 0, segment: segment.max(1), payload: Payload::Whole(bytes) }
+    }
+}
+
+/// Where the datagrams of a [`Transmit`] lie.
+#[derive(Clone, Copy, Debug)]
+pub enum Payload<'a> {
+    /// One after the other.
+    Whole(&'a [u8]),
+    /// Scattered over a buffer. Each piece has one or more datagrams of full size; only the last piece's last datagram
+    /// may be shorter.
+    Pieces {
+        /// The buffer.
+        buffer: &'a [u8],
+        /// The pieces in the order of sending; their bounds must lie in the buffer.
+        pieces: &'a [Piece],
+    },
+}
+
+impl<'a> Payload<'a> {
+    /// Length of all datagrams in bytes.
+    #[allow(clippy::len_without_is_empty, reason = "a payload without bytes is one empty datagram")]
+    pub fn len(&self) -> usize {
+        match self {
+            Payload::Whole(bytes) => bytes.len(),
+            Payload::Pieces { pieces, .. } => pieces.iter().map(|piece| piece.len as usize).sum(),
+        }
+    }
+
+    fn piece(&self, index: usize) -> Option<&'a [u8]> {
+        match self {
+            Payload::Whole(bytes) => (index == 0).then_some(bytes),
+            Payload::Pieces { buffer, pieces } => pieces.get(index).map(|piece| &buffer[piece.range()]),
+        }
+    }
+}
+
+/// Part of a buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Piece {
+    /// First byte.
+    pub start: u32,
+    /// Length in bytes.
+    pub len: u32,
+}
+
+impl Piece {
+    /// The piece as a range.
+    pub fn range(self) -> Range<usize> {
+        self.start as usize..self.start as usize + self.len as usize
+    }
+}
+
+/// A part of a transmit that fits into one system call: whole datagrams.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    transmit: &'a Transmit<'a>,
+    /// First byte, counted over the transmit's payload.
+    offset: usize,
+    len: usize,
+}
+
+impl Part<'_> {
     fn datagrams(&self) -> usize {
-        self.bytes.len().div_ceil(self.segment).max(1)
+        self.len.div_ceil(self.transmit.segment).max(1)
+    }
+
+    fn has_several(&self) -> bool {
+        self.len > self.transmit.segment
+    }
+
+    /// Points `vectors` to the part's bytes; how many it took. `None` if they are too few.
+    fn gather(&self, vectors: &mut [libc::iovec]) -> Option<usize> {
+        let (mut skip, mut left, mut used) = (self.offset, self.len, 0);
+        for index in 0.. {
+            let Some(piece) = self.transmit.payload.piece(index).filter(|_| left > 0) else {
+                break;
+            };
+            if skip >= piece.len() {
+                skip -= piece.len();
+                continue;
+            }
+            let bytes = &piece[skip..piece.len().min(skip + left)];
+            *vectors.get_mut(used)? =
+                libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+            (skip, left, used) = (0, left - bytes.len(), used + 1);
+        }
+        Some(used)
     }
 }
 
@@ -70,22 +161,7 @@ pub struct Cursor {
 impl Socket {
     /// Sends, in one system call as far as the kernel's limits allow. Losing is not an error of ours: see [`Sent`].
     pub fn send(&self, transmit: &Transmit<'_>) -> Sent {
-        let mut done = 0;
-        let mut result = Sent::All;
-        loop {
-            let limit = self.bytes_in_one_send(transmit.segment);
-            let end = (done + limit).min(transmit.bytes.len());
-            let part = Transmit { bytes: &transmit.bytes[done..end], ..*transmit };
-            match self.send_part(&part) {
-                Sent::All => {}
-                Sent::Blocked(bytes) => return Sent::Blocked(done + bytes),
-                lost => result = lost,
-            }
-            done = end;
-            if done >= transmit.bytes.len() {
-                return result;
-            }
-        }
+        self.send_from(transmit, 0)
     }
 
     /// Sends all of `transmits` in as few system calls as possible, from `cursor` on. True when all are dealt with;
@@ -99,17 +175,34 @@ impl Socket {
                     continue;
                 }
             }
-            // One that needs several calls, or one that failed: `send` finds out which.
-            let rest = Transmit { bytes: &transmit.bytes[cursor.offset..], ..*transmit };
-            match self.send(&rest) {
+            // One that needs several calls, or one that failed: this finds out which.
+            match self.send_from(transmit, cursor.offset) {
                 Sent::Blocked(bytes) => {
-                    cursor.offset += bytes;
+                    cursor.offset = bytes;
                     return false;
                 }
                 _ => *cursor = Cursor { index: cursor.index + 1, offset: 0 },
             }
         }
         true
+    }
+
+    fn send_from(&self, transmit: &Transmit<'_>, offset: usize) -> Sent {
+        let (mut offset, len) = (offset, transmit.payload.len());
+        let mut result = Sent::All;
+        loop {
+            let part =
+                Part { transmit, offset, len: self.bytes_in_one_send(transmit.segment).min(len - offset) };
+            match self.send_part(&part, transmit.from) {
+                Sent::All => {}
+                Sent::Blocked(bytes) => return Sent::Blocked(offset + bytes),
+                lost => result = lost,
+            }
+            offset += part.len;
+            if offset >= len {
+                return result;
+            }
+        }
     }
 
     fn bytes_in_one_send(&self, segment: usize) -> usize {
@@ -122,24 +215,30 @@ impl Socket {
     fn send_messages(&self, transmits: &[Transmit<'_>]) -> usize {
         let empty = libc::mmsghdr { msg_hdr: sys::empty_header(), msg_len: 0 };
         let mut headers = [empty; MESSAGES_MAX];
-        let mut parts = [Parts::EMPTY; MESSAGES_MAX];
-        let mut filled = 0;
-        for ((transmit, part), header) in transmits.iter().zip(&mut parts).zip(&mut headers) {
-            if transmit.bytes.len() > self.bytes_in_one_send(transmit.segment) {
+        let mut envelopes = [Envelope::EMPTY; MESSAGES_MAX];
+        let mut vectors = [NO_BYTES; VECTORS_MAX];
+        let (mut filled, mut vectors_used) = (0, 0);
+        for ((transmit, envelope), header) in transmits.iter().zip(&mut envelopes).zip(&mut headers) {
+            let part = Part { transmit, offset: 0, len: transmit.payload.len() };
+            if part.len > self.bytes_in_one_send(transmit.segment) {
                 break;
             }
-            let Some(built) = self.parts(transmit) else {
+            let Some(filled_envelope) = self.envelope(&part, transmit.from) else {
                 break;
             };
-            *part = built;
-            header.msg_hdr = part.header();
+            let Some(used) = part.gather(&mut vectors[vectors_used..]) else {
+                break;
+            };
+            *envelope = filled_envelope;
+            header.msg_hdr = envelope.header(&vectors[vectors_used..vectors_used + used]);
+            vectors_used += used;
             filled += 1;
         }
         if filled == 0 {
             return 0;
         }
-        // SAFETY: the first `filled` headers point into `parts` and the transmits' bytes, which live over the call and
-        // are only read.
+        // SAFETY: the first `filled` headers point into `envelopes`, `vectors` and the transmits' bytes, which live over
+        // the call and are only read.
         let sent = unsafe {
             libc::sendmmsg(
                 self.inner.as_raw_fd(),
@@ -151,54 +250,61 @@ impl Socket {
         let Ok(sent) = usize::try_from(sent) else {
             return 0;
         };
-        let done = &transmits[..sent];
         count(&self.stats.send_calls, 1);
-        count(&self.stats.sent, done.iter().map(Transmit::datagrams).sum());
-        count(&self.stats.sent_bytes, done.iter().map(|transmit| transmit.bytes.len()).sum());
+        for transmit in &transmits[..sent] {
+            self.count_sent(&Part { transmit, offset: 0, len: transmit.payload.len() });
+        }
         sent
     }
 
-    /// One that fits into one system call.
-    fn send_part(&self, transmit: &Transmit<'_>) -> Sent {
-        let error = match self.send_message(transmit) {
+    fn count_sent(&self, part: &Part<'_>) {
+        count(&self.stats.sent, part.datagrams());
+        count(&self.stats.sent_bytes, part.len);
+    }
+
+    fn send_part(&self, part: &Part<'_>, from: Option<IpAddr>) -> Sent {
+        let error = match self.send_message(part, from) {
             Ok(()) => return Sent::All,
             Err(error) => error,
         };
-        let several = transmit.bytes.len() > transmit.segment;
         match error.raw_os_error() {
             Some(libc::EAGAIN) => Sent::Blocked(0),
             // Not possible on this way (no checksum offload, IPsec) or a segment beyond the MTU; net/ipv4/udp.c,
             // udp_send_skb.
-            Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP) if several => {
+            Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP) if part.has_several() => {
                 count(&self.stats.segmentation_refused, 1);
-                self.send_one_by_one(transmit)
+                self.send_one_by_one(part, from)
             }
             // The source is no address of ours any more (net/ipv4/route.c, ip_route_output_key_hash_rcu), or really no
             // way.
-            Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH) if transmit.from.is_some() => {
-                let sent = self.send_part(&Transmit { from: None, ..*transmit });
+            Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH) if from.is_some() => {
+                let sent = self.send_part(part, None);
                 if sent == Sent::All {
-                    count(&self.stats.source_gone, transmit.datagrams());
+                    count(&self.stats.source_gone, part.datagrams());
                 }
                 sent
             }
-            _ => self.lost(&error, transmit.datagrams()),
+            _ => self.lost(&error, part.datagrams()),
         }
     }
 
-    fn send_one_by_one(&self, transmit: &Transmit<'_>) -> Sent {
-        let mut result = Sent::All;
-        for (index, bytes) in transmit.bytes.chunks(transmit.segment).enumerate() {
-            match self.send_part(&Transmit { bytes, ..*transmit }) {
+    fn send_one_by_one(&self, part: &Part<'_>, from: Option<IpAddr>) -> Sent {
+        let (mut result, mut done) = (Sent::All, 0);
+        while done < part.len {
+            let len = part.transmit.segment.min(part.len - done);
+            let single = Part { offset: part.offset + done, len, ..*part };
+            match self.send_part(&single, from) {
                 Sent::All => {}
-                Sent::Blocked(_) => return Sent::Blocked(index * transmit.segment),
+                Sent::Blocked(_) => return Sent::Blocked(done),
                 Sent::TooBig => {
                     // The others have the same length.
-                    count(&self.stats.too_big, transmit.datagrams() - index - 1);
+                    let rest = Part { len: part.len - done, ..single };
+                    count(&self.stats.too_big, rest.datagrams() - 1);
                     return Sent::TooBig;
                 }
                 lost => result = lost,
             }
+            done += len;
         }
         result
     }
@@ -226,15 +332,19 @@ impl Socket {
 
     /// One system call, and a second one if the first only brought the fate of an earlier datagram: with error reports
     /// on, the kernel gives a pending ICMP error to whoever calls next.
-    fn send_message(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let Some(parts) = self.parts(transmit) else {
+    fn send_message(&self, part: &Part<'_>, from: Option<IpAddr>) -> io::Result<()> {
+        let Some(envelope) = self.envelope(part, from) else {
             return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
         };
+        let mut vectors = [NO_BYTES; SEGMENTS_MAX];
+        let Some(used) = part.gather(&mut vectors) else {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        };
+        let header = envelope.header(&vectors[..used]);
         let mut may_be_old = self.reports_errors;
         loop {
-            let header = parts.header();
-            // SAFETY: the header points into `parts` and the transmit's bytes, which live over the call and are only
-            // read.
+            // SAFETY: the header points into `envelope`, `vectors` and the transmit's bytes, which live over the call
+            // and are only read.
             let sent = unsafe {
                 libc::sendmsg(
                     self.inner.as_raw_fd(),
@@ -244,8 +354,7 @@ impl Socket {
             };
             if sent >= 0 {
                 count(&self.stats.send_calls, 1);
-                count(&self.stats.sent, transmit.datagrams());
-                count(&self.stats.sent_bytes, transmit.bytes.len());
+                self.count_sent(part);
                 return Ok(());
             }
             let error = io::Error::last_os_error();
@@ -267,14 +376,16 @@ impl Socket {
         }
     }
 
-    fn parts<'a>(&self, transmit: &Transmit<'a>) -> Option<Parts<'a>> {
+    /// Destination and control messages; `None` if this socket cannot speak to the destination.
+    fn envelope(&self, part: &Part<'_>, from: Option<IpAddr>) -> Option<Envelope> {
+        let transmit = part.transmit;
         let (name, name_len) = Name::new(transmit.to, self.family)?;
         let mut control = Control::EMPTY;
-        if transmit.bytes.len() > transmit.segment {
+        if part.has_several() {
             let segment = u16::try_from(transmit.segment).ok()?;
             control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
         }
-        match transmit.from {
+        match from {
             Some(from) if !from.is_unspecified() && from.is_ipv4() == transmit.to.is_ipv4() => {
                 sys::push_source(&mut control, from);
             }
@@ -287,40 +398,31 @@ impl Socket {
                 SocketAddr::V6(_) => control.push(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &tos),
             }
         }
-        let vector = libc::iovec {
-            iov_base: transmit.bytes.as_ptr().cast_mut().cast(),
-            iov_len: transmit.bytes.len(),
-        };
-        Some(Parts { name, name_len, control, vector, bytes: std::marker::PhantomData })
+        Some(Envelope { name, name_len, control })
     }
 }
 
-/// What a message header points to.
+const NO_BYTES: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+
+/// What a message header points to beside the bytes.
 #[derive(Clone, Copy)]
-struct Parts<'a> {
+struct Envelope {
     name: Name,
     name_len: u32,
     control: Control,
-    vector: libc::iovec,
-    bytes: std::marker::PhantomData<&'a [u8]>,
 }
 
-impl Parts<'_> {
-    const EMPTY: Parts<'static> = Parts {
-        name: Name::EMPTY,
-        name_len: 0,
-        control: Control::EMPTY,
-        vector: libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 },
-        bytes: std::marker::PhantomData,
-    };
+impl Envelope {
+    const EMPTY: Envelope = Envelope { name: Name::EMPTY, name_len: 0, control: Control::EMPTY };
 
-    /// A header for sending, which only reads through its pointers; valid as long as `self` stays where it is.
-    fn header(&self) -> libc::msghdr {
+    /// A header for sending, which only reads through its pointers; valid as long as `self` and `vectors` stay where
+    /// they are.
+    fn header(&self, vectors: &[libc::iovec]) -> libc::msghdr {
         let mut header = sys::empty_header();
         header.msg_name = (&raw const self.name).cast_mut().cast();
         header.msg_namelen = self.name_len;
-        header.msg_iov = (&raw const self.vector).cast_mut();
-        header.msg_iovlen = 1;
+        header.msg_iov = vectors.as_ptr().cast_mut();
+        header.msg_iovlen = vectors.len() as _;
         if self.control.len() > 0 {
             header.msg_control = self.control.as_ptr().cast_mut().cast();
             header.msg_controllen = self.control.len() as _;

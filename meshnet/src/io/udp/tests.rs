@@ -38,13 +38,14 @@ fn receive(socket: &Socket, count: usize) -> (Vec<Received>, usize) {
     let (mut found, mut messages) = (Vec::new(), 0);
     while found.len() < count {
         messages += socket.receive(&mut batch).unwrap();
-        for mut message in batch.messages() {
-            let (from, local, tos) = (message.from, message.local, message.tos);
-            found.extend(message.datagrams().map(|bytes| Received {
+        let (buffer, arrived) = batch.messages();
+        for message in arrived {
+            let Message { from, local, tos, .. } = message;
+            found.extend(message.datagrams().map(|range| Received {
                 from,
                 local,
                 tos,
-                bytes: bytes.to_vec(),
+                bytes: buffer[range].to_vec(),
             }));
         }
         if found.len() < count {
@@ -148,10 +149,7 @@ fn a_run_is_one_system_call_on_both_sides() {
             assert_eq!(server.offloads(), UdpOffloads { segmentation: true, receive: true });
             let bytes = run_of(45, 1452);
             let to = at(home, &server);
-            assert_eq!(
-                client.send(&Transmit { to, from: None, tos: 0, segment: 1452, bytes: &bytes }),
-                Sent::All
-            );
+            assert_eq!(client.send(&Transmit::run(to, None, 1452, &bytes)), Sent::All);
             let (found, messages) = receive(&server, 45);
             assert_same(&bytes, 1452, &found);
             assert_eq!(messages, 1, "over {home}");
@@ -169,8 +167,7 @@ fn a_run_beyond_the_kernels_limits_is_cut() {
         let (server, client) = (any(), any());
         for (count, size) in [(100, 1452), (300, 100), (1000, 9), (2, 65_507)] {
             let bytes = run_of(count, size);
-            let transmit =
-                Transmit { to: at("127.0.0.1", &server), from: None, tos: 0, segment: size, bytes: &bytes };
+            let transmit = Transmit::run(at("127.0.0.1", &server), None, size, &bytes);
             assert_eq!(client.send(&transmit), Sent::All, "{count} of {size}");
             let (found, _) = receive(&server, count);
             assert_same(&bytes, size, &found);
@@ -187,10 +184,7 @@ fn without_offload_the_same_datagrams_arrive() {
         assert_eq!(client.offloads(), UdpOffloads { segmentation: false, receive: false });
         let bytes = run_of(45, 1452);
         let to = at("127.0.0.1", &server);
-        assert_eq!(
-            client.send(&Transmit { to, from: None, tos: 0, segment: 1452, bytes: &bytes }),
-            Sent::All
-        );
+        assert_eq!(client.send(&Transmit::run(to, None, 1452, &bytes)), Sent::All);
         let (found, messages) = receive(&server, 45);
         assert_same(&bytes, 1452, &found);
         assert_eq!((messages, read(&client.stats().send_calls)), (45, 45));
@@ -206,16 +200,13 @@ fn a_refused_run_is_sent_one_by_one() {
         let (server, client) = (any(), any());
         let bytes = run_of(5, 1452);
         let to = at("127.0.0.1", &server);
-        assert_eq!(
-            client.send(&Transmit { to, from: None, tos: 0, segment: 1452, bytes: &bytes }),
-            Sent::All
-        );
+        assert_eq!(client.send(&Transmit::run(to, None, 1452, &bytes)), Sent::All);
         let (found, _) = receive(&server, 5);
         assert_same(&bytes, 1452, &found);
         assert_eq!(read(&client.stats().segmentation_refused), 1);
         // Without fragmenting they are lost, and counted.
         client.set_mtu_discovery(MtuDiscovery::Probe).unwrap();
-        let transmit = Transmit { to, from: None, tos: 0, segment: 1452, bytes: &bytes };
+        let transmit = Transmit::run(to, None, 1452, &bytes);
         assert_eq!(client.send(&transmit), Sent::TooBig);
         assert!(read(&client.stats().too_big) >= 4, "{:?}", client.stats());
         let mut faults = Vec::new();
@@ -233,13 +224,7 @@ fn many_destinations_are_one_system_call() {
         let transmits: Vec<_> = servers
             .iter()
             .zip(&runs)
-            .map(|(server, bytes)| Transmit {
-                to: at("127.0.0.1", server),
-                from: None,
-                tos: 0,
-                segment: 1200,
-                bytes,
-            })
+            .map(|(server, bytes)| Transmit::run(at("127.0.0.1", server), None, 1200, bytes))
             .collect();
         let mut cursor = Cursor::default();
         assert!(client.send_many(&transmits, &mut cursor));
@@ -247,6 +232,36 @@ fn many_destinations_are_one_system_call() {
         for (index, server) in servers.iter().enumerate() {
             assert_same(&runs[index], 1200, &receive(server, index + 1).0);
         }
+    });
+}
+
+#[test]
+fn scattered_pieces_are_sent_in_order_and_cut_at_the_kernels_limits() {
+    in_namespace(|| {
+        let (server, client) = (any(), any());
+        let to = at("127.0.0.1", &server);
+        let buffer = run_of(400, 1000);
+        let piece = |index: u32, count: u32| Piece { start: index * 1000, len: count * 1000 };
+        // Pieces of one and of several datagrams, in no order; the last is shorter.
+        let mut pieces: Vec<_> = (0..100).rev().map(|index| piece(index, 1)).collect();
+        pieces.push(piece(150, 100));
+        pieces.push(piece(110, 30));
+        pieces.push(Piece { start: 399_000, len: 500 });
+        let expected: Vec<u8> = pieces.iter().flat_map(|piece| buffer[piece.range()].to_vec()).collect();
+        let payload = Payload::Pieces { buffer: &buffer, pieces: &pieces };
+        let long = Transmit { to, from: None, tos: 0, segment: 1000, payload };
+        assert_eq!(client.send(&long), Sent::All);
+        assert_same(&expected, 1000, &receive(&server, 231).0);
+        // Several short runs go out together.
+        let runs: Vec<_> = pieces[..60].chunks(20).collect();
+        let transmits: Vec<_> = runs
+            .iter()
+            .map(|pieces| Transmit { payload: Payload::Pieces { buffer: &buffer, pieces }, ..long })
+            .collect();
+        let before = read(&client.stats().send_calls);
+        assert!(client.send_many(&transmits, &mut Cursor::default()));
+        assert_eq!(read(&client.stats().send_calls), before + 1);
+        assert_same(&expected[..60_000], 1000, &receive(&server, 60).0);
     });
 }
 
@@ -262,7 +277,7 @@ fn one_bad_destination_among_many_loses_only_itself() {
             Transmit::single(bad[0], None, b"lost"),
             Transmit::single(good, None, b"two"),
             Transmit::single(bad[1], None, b"lost"),
-            Transmit { to: good, from: None, tos: 0, segment: 1452, bytes: &long },
+            Transmit::run(good, None, 1452, &long),
             Transmit::single(good, None, b"three"),
         ];
         let mut cursor = Cursor::default();
@@ -293,7 +308,7 @@ fn a_full_buffer_blocks_and_the_cursor_goes_on_where_it_stopped() {
         ip("neigh add 10.9.9.2 lladdr 02:00:00:00:00:02 dev shaped0");
         let bytes = run_of(60, 1000);
         let to = "10.9.9.2:9".parse().unwrap();
-        let run = Transmit { to, from: None, tos: 0, segment: 1000, bytes: &bytes };
+        let run = Transmit::run(to, None, 1000, &bytes);
         let transmits = [run; 5];
         let (wake, mut cursor, mut blocked) = (Wake::new().unwrap(), Cursor::default(), 0);
         while !client.send_many(&transmits, &mut cursor) {
@@ -393,7 +408,7 @@ fn an_empty_datagram_is_a_datagram() {
         let wake = Wake::new().unwrap();
         wake.wait(&[(server.as_fd(), Interest::Readable)], Some(SOON)).unwrap();
         assert_eq!(server.receive(&mut batch).unwrap(), 1);
-        let message = batch.messages().next().unwrap();
-        assert_eq!((message.bytes.len(), message.segment), (0, 1));
+        let message = batch.messages().1.next().unwrap();
+        assert_eq!((message.datagrams().count(), message.segment), (0, 1));
     });
 }
