@@ -233,7 +233,10 @@ fn check_content(bundle: &TrustBundle, certificate: &Certificate) -> Result<(), 
 }
 
 /// Checks that `issuer` may issue `certificate`.
-fn check_delegation(certificate: &Certificate, issuer: &Certificate) -> Result<(), CertificateError> {
+pub(super) fn check_delegation(
+    certificate: &Certificate,
+    issuer: &Certificate,
+) -> Result<(), CertificateError> {
     if !matches!(issuer.issuer, Issuer::Root(_)) {
         return Err(CertificateError::ChainTooLong);
     }

@@ -22,6 +22,8 @@ mod revocation;
 mod secret;
 mod source;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use address::{is_host_of, member_address6, member_network6, mesh_network6, next_free_address};
 pub use bundle::{BundleError, Extended, Founding, MAX_VERSIONS, TrustChain, found, root_key_id, succeed};
