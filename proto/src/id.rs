@@ -57,7 +57,7 @@ macro_rules! number_id {
 }
 
 bytes_id!(
-    /// Names a member for life; drawn at random when its first certificate is issued.
+    /// Names a member for life: a hash of its identity key, see `meshnet::membership::member_id`.
     MemberId,
     16
 );
@@ -82,7 +82,7 @@ bytes_id!(
     8
 );
 number_id!(
-    /// Numbers the certificates of a mesh; drawn at random by the issuer.
+    /// Numbers the certificates of a mesh. Grows with time, so that the newest certificate of a member is told by it.
     Serial,
     u64
 );

@@ -98,7 +98,7 @@ impl TrustChain {
             return Err(BundleError::NotFirst);
         }
         check_roots(bundle)?;
-        if bundle.mesh_id_of_first() != bundle.mesh {
+        if first.mesh_id_of_first() != bundle.mesh {
             return Err(BundleError::MeshIdMismatch);
         }
         if signers(&first, &bundle.roots) < usize::from(bundle.threshold) {
