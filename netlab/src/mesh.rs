@@ -32,6 +32,7 @@ pub struct Member {
     log: PathBuf,
     daemon: Option<Process>,
     environment: BTreeMap<String, String>,
+    wrapper: Vec<String>,
 }
 
 /// What `meshd status --json` tells. Fields that are not looked at here are left out.
@@ -44,7 +45,7 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// What an operator should look at.
     #[serde(default)]
-    pub warnings: Vec<serde_json::Value>,
+    pub warnings: Vec<String>,
 }
 
 /// The node of a [`Status`].
@@ -130,6 +131,7 @@ impl Member {
             log: machine.directory().join("meshd.log"),
             daemon: None,
             environment: BTreeMap::new(),
+            wrapper: Vec::new(),
         }
     }
 
@@ -153,9 +155,22 @@ impl Member {
         self.environment.insert(key.to_owned(), value.to_owned());
     }
 
+    /// Runs all further commands and daemons through a program that takes a command line as its last arguments
+    /// (`["nice", "-n5"]`); none with an empty list.
+    pub fn set_wrapper<S: AsRef<str>>(&mut self, wrapper: &[S]) {
+        self.wrapper = wrapper.iter().map(|word| word.as_ref().to_owned()).collect();
+    }
+
     /// `meshd --state DIR ARGUMENTS...`, not started.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = match self.wrapper.split_first() {
+            None => Command::new(&self.binary),
+            Some((program, first)) => {
+                let mut command = Command::new(program);
+                command.args(first).arg(&self.binary);
+                command
+            }
+        };
         command.arg("--state").arg(&self.state).args(arguments).envs(&self.environment);
         command
     }
@@ -295,6 +310,19 @@ impl Member {
     pub fn path_to(&self, peer: &str) -> Result<Option<PathStatus>, Error> {
         let status = self.status()?;
         Ok(status.peers.into_iter().find(|known| known.name == peer).and_then(|known| known.path))
+    }
+
+    /// Waits until the daemon knows a member of this name.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] with the members that it knows.
+    pub fn wait_for_peer(&self, peer: &str, limit: Duration) -> Result<PeerStatus, Error> {
+        let what = format!("{} to know {peer}", self.machine.name());
+        wait::until(&what, limit, || {
+            let peers = self.status().map_err(|error| error.to_string())?.peers;
+            let names: Vec<String> = peers.iter().map(|known| known.name.clone()).collect();
+            peers.into_iter().find(|known| known.name == peer).ok_or_else(|| names.join(", "))
+        })
     }
 
     /// Waits until the path to a peer is as wished; the path.

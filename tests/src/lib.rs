@@ -1,1 +1,3 @@
 //! The simulator, and scenarios in network namespaces.
+
+pub mod net;
