@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 /// Set in the environment of the program once it runs in a user namespace of its own.
-const INSIDE: &str = "NETLAB_USER_NAMESPACE";
+pub const INSIDE: &str = "NETLAB_USER_NAMESPACE";
 
 /// Prepares the place where `ip netns` keeps its names, then runs the program given as arguments.
 /// `/run/netns` belongs to the real root, so a private tmpfs is laid over it.

@@ -42,6 +42,9 @@ pub enum Error {
         /// What the last look at it gave.
         last: String,
     },
+    /// A lab that was taken down is still there.
+    #[error("{0} is left behind")]
+    LeftBehind(PathBuf),
     /// A name that cannot be part of a namespace's name.
     #[error("{0:?} is no name for a machine: 1 to 24 of a-z, 0-9 and '-'")]
     Name(String),

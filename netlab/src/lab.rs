@@ -141,6 +141,22 @@ impl Lab {
         &self.tag
     }
 
+    /// Takes the lab down, and makes sure that nothing of it is left.
+    ///
+    /// # Errors
+    /// [`Error::LeftBehind`] with the first thing that is still there.
+    pub fn take_down(self) -> Result<(), Error> {
+        let (prefix, directory) = (format!("{}-", self.tag), self.directory.clone());
+        drop(self);
+        let names = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+        let left = names.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains(&prefix));
+        let kept = directory.exists() && std::env::var_os(KEEP).is_none();
+        match left.or(kept.then_some(directory)) {
+            None => Ok(()),
+            Some(path) => Err(Error::LeftBehind(path)),
+        }
+    }
+
     /// The last lines of all logs, for a person who wonders why a test failed.
     pub fn log_tails(&self) -> String {
         let mut text = String::new();

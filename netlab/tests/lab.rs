@@ -297,7 +297,7 @@ fn a_lab_leaves_nothing_behind_even_with_a_process_running() {
     let mut sleeper = net.a.spawn(command).unwrap();
     assert!(namespaces(&tag).len() >= 4);
     let directory = net.lab.directory().to_owned();
-    drop(net.lab);
+    net.lab.take_down().unwrap();
     assert_eq!(namespaces(&tag), Vec::<String>::new());
     assert!(!directory.exists());
     assert!(sleeper.wait(SECOND).is_ok(), "it was killed");

@@ -1,8 +1,21 @@
-//! `meshd demo`: a mesh in network namespaces of this machine.
+//! `meshd demo`: a mesh in network namespaces of this machine, shown while it forms, and while a relay dies.
+//!
+//! Everything shown is measured on real daemons: the demo starts this very program with `init`, `invite`, `join` and
+//! `up`, as a user would, and looks at them through `status --json`.
+
+mod acts;
+mod interrupt;
+mod promise;
+mod scene;
+mod screen;
 
 use std::process::ExitCode;
 
 use clap::Args;
+
+use crate::exit::Failure;
+use interrupt::Interrupt;
+use screen::{Mode, Screen};
 
 /// Arguments of `meshd demo`.
 #[derive(Args, Debug, Clone, Default)]
@@ -23,9 +36,17 @@ pub struct DemoArgs {
 /// # Errors
 /// Whatever keeps the demo from being shown; the exit code is 1 if it ran and did not keep a promise.
 pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!(
-        "the demo is not part of this build (stay: {}, plain: {})",
-        args.stay,
-        args.plain || args.json
-    )
+    netlab::access::acquire().map_err(refusal)?;
+    let interrupt = Interrupt::install()?;
+    let mut screen = Screen::new(Mode::of(args));
+    let promises = acts::perform(args.stay, &interrupt, &mut screen)?;
+    Ok(if promises.all_kept() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Missing rights have an exit code of their own.
+fn refusal(error: netlab::Error) -> anyhow::Error {
+    match error {
+        netlab::Error::Access { .. } => Failure::NotPermitted(error.to_string()).into(),
+        other => other.into(),
+    }
 }
