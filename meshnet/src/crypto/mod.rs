@@ -1,1 +1,17 @@
-//! Transport ciphers, replay windows, and key derivation.
+//! Transport ciphers, replay windows, hashes, and secrets.
+//!
+//! Everything here is a pure function of its arguments. The AEADs come from `ring`, or, without the `ring` feature, from
+//! the portable `chacha20poly1305`; the latter knows no AES-GCM, and [`Suite::local_capabilities`] says so.
+
+mod aead;
+mod hash;
+mod replay;
+mod secret;
+mod suite;
+mod transport;
+
+pub use hash::{HASH_LEN, MAC_LEN, hash, kdf, keyed_mac, macs_equal, secret_hash};
+pub use replay::{COUNTER_LIMIT, REPLAY_WINDOW, ReplayWindow};
+pub use secret::{Secret, TransportSecret};
+pub use suite::Suite;
+pub use transport::{HEADER_LEN, OpenError, Opener, Sealer, TAG_LEN};

@@ -1,0 +1,171 @@
+//! When to try a handshake, when to try again, and when to stop; and when a keypair has been used long enough.
+
+use std::time::Duration;
+
+use crate::time::Mono;
+
+/// How long one series of attempts goes on.
+pub const GIVE_UP_AFTER: Duration = Duration::from_secs(90);
+
+/// Most random delay of an attempt, so that two peers do not stay in step.
+pub const RETRY_JITTER: Duration = Duration::from_millis(333);
+
+/// How long a responder waits for the initiator to use its new keys before it begins a handshake itself.
+pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Waits after the first, second, ... attempt; the last one repeats.
+const BACKOFF: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(5)];
+
+/// One series of attempts at a handshake.
+#[derive(Default)]
+pub(super) struct Attempts {
+    series: Option<Series>,
+}
+
+struct Series {
+    started: Mono,
+    made: usize,
+    due: Mono,
+}
+
+/// What is to be done when time has passed.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Due {
+    Nothing,
+    Attempt,
+    GiveUp,
+}
+
+impl Attempts {
+    /// Begins a series with a first attempt at `at`, unless one is under way.
+    pub(super) fn start(&mut self, at: Mono) {
+        self.series.get_or_insert(Series { started: at, made: 0, due: at });
+    }
+
+    /// Ends the series: there are keys.
+    pub(super) fn stop(&mut self) {
+        self.series = None;
+    }
+
+    /// Moves the next attempt, if there is a series.
+    pub(super) fn reschedule(&mut self, at: Mono) {
+        if let Some(series) = &mut self.series {
+            series.due = at;
+        }
+    }
+
+    /// How long the series has been going on.
+    pub(super) fn age(&self, now: Mono) -> Option<Duration> {
+        self.series.as_ref().map(|series| now.since(series.started))
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.series.is_some()
+    }
+
+    pub(super) fn next_due(&self) -> Option<Mono> {
+        self.series.as_ref().map(|series| series.due)
+    }
+
+    /// Advances the series: each attempt is told once, whether or not anything can be sent.
+    pub(super) fn advance(&mut self, now: Mono, jitter: Duration) -> Due {
+        let Some(series) = self.series.as_mut().filter(|series| series.due <= now) else {
+            return Due::Nothing;
+        };
+        if now.since(series.started) >= GIVE_UP_AFTER {
+            self.series = None;
+            return Due::GiveUp;
+        }
+        series.due = now + BACKOFF[series.made.min(BACKOFF.len() - 1)] + jitter;
+        series.made += 1;
+        Due::Attempt
+    }
+}
+
+/// How long before the age of rekeying, and then how often, it is looked whether a keypair is in use.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Whether a keypair that is old enough to be replaced is in use at all.
+///
+/// It looks at the counter of what was sent, rather than being told of every packet.
+pub(super) struct UsageWatch {
+    look_at: Mono,
+    used: u64,
+    from: Mono,
+    limit: u64,
+}
+
+impl UsageWatch {
+    /// Watches for use from `from` on, and for more than `limit` messages.
+    pub(super) fn new(from: Mono, limit: u64) -> Self {
+        UsageWatch {
+            look_at: Mono(from.0.saturating_sub(LOOK_EVERY.as_micros() as u64)),
+            used: u64::MAX,
+            from,
+            limit,
+        }
+    }
+
+    pub(super) fn next_due(&self) -> Mono {
+        self.look_at
+    }
+
+    /// True when the keypair, with which `used` messages were sent, is to be replaced.
+    pub(super) fn advance(&mut self, now: Mono, used: u64) -> bool {
+        if now < self.look_at {
+            return false;
+        }
+        let in_use = used > self.used;
+        (self.look_at, self.used) = (now + LOOK_EVERY, used);
+        used >= self.limit || (in_use && now >= self.from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn s(seconds: u64) -> Mono {
+        Mono(seconds * 1_000_000)
+    }
+
+    #[test]
+    fn attempts_back_off_and_end() {
+        let mut attempts = Attempts::default();
+        assert_eq!(attempts.advance(s(10), Duration::ZERO), Due::Nothing);
+        attempts.start(s(10));
+        attempts.start(s(99));
+        let mut at = Vec::new();
+        while let Some(due) = attempts.next_due() {
+            match attempts.advance(due, Duration::ZERO) {
+                Due::Attempt => at.push(due.since(s(10)).as_secs()),
+                Due::GiveUp => assert!(due.since(s(10)) >= GIVE_UP_AFTER),
+                Due::Nothing => panic!("it was due"),
+            }
+        }
+        assert_eq!(at[..6], [0, 1, 3, 7, 12, 17]);
+        assert_eq!((at.len(), at.last().copied()), (20, Some(87)));
+    }
+
+    #[test]
+    fn an_attempt_is_told_once() {
+        let mut attempts = Attempts::default();
+        attempts.start(s(0));
+        assert_eq!(attempts.advance(s(0), RETRY_JITTER), Due::Attempt);
+        assert_eq!(attempts.advance(s(0), RETRY_JITTER), Due::Nothing);
+        assert_eq!(attempts.next_due(), Some(s(1) + RETRY_JITTER));
+    }
+
+    #[test]
+    fn an_idle_keypair_is_not_replaced_and_a_busy_one_is() {
+        let mut watch = UsageWatch::new(s(120), 1000);
+        assert!(!watch.advance(s(114), 7) && watch.next_due() == s(115));
+        assert!(!watch.advance(s(115), 7));
+        assert!(!watch.advance(s(120), 7));
+        assert!(!watch.advance(s(125), 7));
+        assert!(watch.advance(s(130), 8));
+        assert!(!watch.advance(s(135), 8));
+        assert!(watch.advance(s(140), 1000));
+    }
+}
