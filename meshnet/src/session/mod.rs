@@ -21,12 +21,15 @@
 
 mod attempts;
 mod handshaker;
+pub mod join;
 mod keypair;
 mod limiter;
 mod macs;
 mod noise;
 mod peer;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 pub use attempts::{CONFIRM_TIMEOUT, GIVE_UP_AFTER, RETRY_JITTER};
 pub use handshaker::{
