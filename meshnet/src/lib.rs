@@ -5,6 +5,7 @@
 
 pub mod crypto;
 pub mod io;
+mod lpm;
 pub mod membership;
 pub mod route;
 pub mod session;

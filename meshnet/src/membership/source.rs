@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
 
+use crate::lpm::LpmTable;
+
 /// Bound on the prefixes of one table: 4,096 members with two addresses each, and as many subnets again.
 pub const MAX_SOURCES: usize = 16_384;
 
@@ -16,19 +18,19 @@ pub const MAX_OWNERS: usize = 256;
 
 /// An immutable longest-prefix table from source addresses to the members `T` that may send from them.
 ///
-/// One lookup visits at most 7 (IPv4) or 26 (IPv6) trie nodes and compares one owner in the usual case of one.
+/// A lookup costs a hash for a member's address, and at most 7 (IPv4) or 26 (IPv6) trie nodes more for others.
 #[derive(Clone, Debug)]
 pub struct SourceTable<T> {
-    prefixes: JointPrefixMap<IpNet, Owners<T>>,
+    prefixes: LpmTable<Owners<T>>,
 }
 
 impl<T: Copy + Ord> SourceTable<T> {
     /// Whether `member` may send packets from `source`: the longest prefix that covers it is one of the member's.
     #[inline]
     pub fn accepts(&self, source: &IpAddr, member: T) -> bool {
-        match self.prefixes.get_lpm(&IpNet::from(*source)) {
-            Some((_, Owners::One(owner))) => *owner == member,
-            Some((_, Owners::Many(owners))) => owners.binary_search(&member).is_ok(),
+        match self.prefixes.lookup(source) {
+            Some(Owners::One(owner)) => *owner == member,
+            Some(Owners::Many(owners)) => owners.binary_search(&member).is_ok(),
             None => false,
         }
     }
@@ -40,14 +42,14 @@ impl<T: Copy + Ord> SourceTable<T> {
 
     /// Whether there is no prefix at all, so that nothing is accepted.
     pub fn is_empty(&self) -> bool {
-        self.prefixes.is_empty()
+        self.len() == 0
     }
 }
 
 impl<T> Default for SourceTable<T> {
     /// A table that accepts nothing.
     fn default() -> Self {
-        Self { prefixes: JointPrefixMap::new() }
+        Self { prefixes: LpmTable::default() }
     }
 }
 
@@ -96,16 +98,14 @@ impl<T: Copy + Ord> SourceTableBuilder<T> {
 
     /// The table.
     pub fn build(self) -> SourceTable<T> {
-        let mut prefixes = JointPrefixMap::new();
-        for (prefix, claim) in self.prefixes {
-            let owners = match claim {
-                Claim::Address(owner) => Owners::One(owner),
-                Claim::Subnet(owners) if owners.len() == 1 => Owners::One(owners[0]),
-                Claim::Subnet(owners) => Owners::Many(owners.into_boxed_slice()),
-            };
-            prefixes.insert(prefix, owners);
+        let owners = |claim| match claim {
+            Claim::Address(owner) => Owners::One(owner),
+            Claim::Subnet(owners) if owners.len() == 1 => Owners::One(owners[0]),
+            Claim::Subnet(owners) => Owners::Many(owners.into_boxed_slice()),
+        };
+        SourceTable {
+            prefixes: self.prefixes.into_iter().map(|(prefix, claim)| (prefix, owners(claim))).collect(),
         }
-        SourceTable { prefixes }
     }
 
     fn add(&mut self, prefix: IpNet, new: Claim<T>) {

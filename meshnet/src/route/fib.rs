@@ -8,22 +8,24 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
 
+use crate::lpm::LpmTable;
+
 /// An immutable longest-prefix table from destination addresses to the member `T` that takes them.
 ///
-/// Lookups cost at most 7 (IPv4) or 26 (IPv6) node visits (Eatherton, Dittia, Varghese: "Tree bitmap:
-/// hardware/software IP lookups with incremental updates", 2004), whatever the number of prefixes.
+/// A lookup costs a hash for a member's address, and at most 7 (IPv4) or 26 (IPv6) trie nodes more for others (Eatherton,
+/// Dittia, Varghese: "Tree bitmap: hardware/software IP lookups with incremental updates", 2004).
 #[derive(Clone, Debug)]
 pub struct Fib<T> {
-    prefixes: JointPrefixMap<IpNet, T>,
+    prefixes: LpmTable<T>,
 }
 
 impl<T: Copy> Fib<T> {
     /// The owner of the longest prefix that covers `destination`.
     pub fn lookup(&self, destination: &IpAddr) -> Option<T> {
-        self.prefixes.get_lpm(&IpNet::from(*destination)).map(|(_, owner)| *owner)
+        self.prefixes.lookup(destination).copied()
     }
 
-    /// Every prefix with its owner: IPv4 before IPv6, ascending.
+    /// Every prefix with its owner, ascending, IPv4 before IPv6.
     pub fn iter(&self) -> impl Iterator<Item = (IpNet, T)> + '_ {
         self.prefixes.iter().map(|(prefix, owner)| (prefix, *owner))
     }
@@ -35,14 +37,14 @@ impl<T: Copy> Fib<T> {
 
     /// Whether there is no prefix at all.
     pub fn is_empty(&self) -> bool {
-        self.prefixes.is_empty()
+        self.len() == 0
     }
 }
 
 impl<T> Default for Fib<T> {
     /// A table without prefixes.
     fn default() -> Self {
-        Self { prefixes: JointPrefixMap::new() }
+        Self { prefixes: LpmTable::default() }
     }
 }
 
@@ -112,13 +114,8 @@ impl<T: Copy> FibBuilder<T> {
     /// The table of chosen owners. Subnets that no reachable member offers are left out, so that a shorter prefix
     /// around them takes their packets.
     pub fn build(&self) -> Fib<T> {
-        let mut prefixes = JointPrefixMap::new();
-        for (prefix, chosen) in self.offers.iter() {
-            if chosen.pinned || chosen.offer.cost_us.is_some() {
-                prefixes.insert(prefix, chosen.offer.owner);
-            }
-        }
-        Fib { prefixes }
+        let usable = self.offers.iter().filter(|(_, chosen)| chosen.pinned || chosen.offer.cost_us.is_some());
+        Fib { prefixes: usable.map(|(prefix, chosen)| (prefix, chosen.offer.owner)).collect() }
     }
 
     fn put(&mut self, prefix: IpNet, new: Chosen<T>) {
