@@ -1,0 +1,80 @@
+# What can be done here:
+#   make demo     a mesh in network namespaces of this machine, live
+#   make test     unit and property tests, then the simulator, then scenarios in network namespaces
+#   make check    format, lints, documentation
+#   make bench    throughput of the paths, measured
+#   make fuzz     every fuzz target for FUZZ_SECONDS each
+# Each installs what it needs where it may (Debian or Ubuntu, as root), or says what to install.
+# Namespaces need root or user namespaces.
+
+CARGO ?= cargo
+TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+FUZZ_SECONDS ?= 60
+# Two scenarios at a time: more would measure each other on two cores.
+NETNS_THREADS ?= 2
+FIGURES := $(abspath $(TARGET))/figures.txt
+
+SIMULATOR := $(patsubst tests/tests/%.rs,--test %,$(filter-out tests/tests/netns_%,$(wildcard tests/tests/*.rs)))
+
+NETWORK := ip=iproute2 nft=nftables unshare=util-linux
+SCENARIOS := $(NETWORK) iperf3=iperf3 conntrack=conntrack
+
+.PHONY: demo test unit simulator scenarios full check deny bench fuzz build release
+
+demo: release
+	@.ci/need $(NETWORK)
+	@$(TARGET)/release/meshd demo $(DEMO_ARGS)
+
+# Fast ones first, so that most mistakes show within two minutes.
+test: unit simulator scenarios
+
+unit:
+	$(CARGO) test --workspace --exclude meshnet-netlab --exclude meshnet-tests
+	$(CARGO) test -p meshnet-netlab --lib
+
+simulator:
+	$(CARGO) test -p meshnet-tests --lib $(SIMULATOR)
+
+scenarios: release
+	@.ci/need $(SCENARIOS)
+	@rm -f $(FIGURES)
+	$(CARGO) test -p meshnet-netlab -p meshnet-tests --test lab --test 'netns_*' --no-run
+	.ci/rootly $(CARGO) test -p meshnet-netlab --test lab -- --test-threads=$(NETNS_THREADS)
+	MESHD_BIN=$(abspath $(TARGET))/release/meshd MESHNET_FIGURES=$(FIGURES) \
+	  .ci/rootly $(CARGO) test -p meshnet-tests --test 'netns_*' --no-fail-fast -- --test-threads=$(NETNS_THREADS)
+	@echo; echo "Measured ($(FIGURES)):"; sort $(FIGURES)
+
+# Everything as often as the project's claims say: ten million junk datagrams.
+full: export MESHNET_JUNK = 10000000
+full: test
+
+check:
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) --no-print-directory deny; \
+	 else echo "cargo-deny is not installed: \`make deny\` installs it and checks licences and advisories"; fi
+
+deny:
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check
+
+bench: release
+	@.ci/need $(SCENARIOS)
+	@rm -f $(FIGURES)
+	$(CARGO) test -p meshnet-tests --test 'netns_*' --no-run
+	MESHD_BIN=$(abspath $(TARGET))/release/meshd MESHNET_FIGURES=$(FIGURES) \
+	  .ci/rootly $(CARGO) test -p meshnet-tests --test 'netns_*' tcp_ -- --test-threads=1
+	@sort $(FIGURES)
+
+fuzz:
+	@.ci/need cc=gcc
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
+	@rustup toolchain list | grep -q nightly || rustup toolchain install nightly --profile minimal
+	@for target in $$(cd fuzz && $(CARGO) +nightly fuzz list); do \
+	  echo "== $$target"; \
+	  (cd fuzz && $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS)) || exit 1; done
+
+release:
+	@.ci/need cc=gcc
+	$(CARGO) build --release -p meshd
