@@ -1,0 +1,8 @@
+//! Tests of the wire formats: literal bytes, sizes, limits, newer versions, round trips, and damage.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod limits;
+mod newer;
+mod sample;
+mod sizes;
+mod vectors;
