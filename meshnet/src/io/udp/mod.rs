@@ -131,6 +131,23 @@ pub struct Stats {
     pub faults: AtomicU64,
 }
 
+impl Stats {
+    /// What was lost, by reason.
+    pub fn losses(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("truncated", &self.truncated),
+            ("unreachable", &self.unreachable),
+            ("refused", &self.refused),
+            ("too_big", &self.too_big),
+            ("no_buffers", &self.no_buffers),
+            ("forbidden", &self.forbidden),
+            ("other_errors", &self.other_errors),
+        ]
+        .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+        .into_iter()
+    }
+}
+
 fn count(counter: &AtomicU64, by: usize) {
     counter.fetch_add(by as u64, Ordering::Relaxed);
 }

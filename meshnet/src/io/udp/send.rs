@@ -92,6 +92,18 @@ impl Piece {
     }
 }
 
+impl Cursor {
+    /// Datagrams of `transmits` that are not dealt with yet.
+    pub fn left(&self, transmits: &[Transmit<'_>]) -> usize {
+        let mut left = 0;
+        for (index, transmit) in transmits.iter().enumerate().skip(self.index) {
+            let offset = if index == self.index { self.offset } else { 0 };
+            left += Part { transmit, offset, len: transmit.payload.len() - offset }.datagrams();
+        }
+        left
+    }
+}
+
 /// A part of a transmit that fits into one system call: whole datagrams.
 #[derive(Clone, Copy)]
 struct Part<'a> {

@@ -361,6 +361,37 @@ fn a_receive_steps_over_old_errors() {
 }
 
 #[test]
+fn what_the_routing_table_refuses_is_told_by_kind() {
+    in_namespace(|| {
+        ip("route add prohibit 198.51.100.0/25");
+        ip("route add unreachable 198.51.100.128/25");
+        let client = any();
+        let send = |to: &str| client.send(&Transmit::single(to.parse().unwrap(), None, b"x"));
+        assert_eq!(send("198.51.100.1:9"), Sent::Forbidden);
+        assert_eq!(send("198.51.100.129:9"), Sent::Unreachable);
+        assert_eq!(send("203.0.113.1:9"), Sent::Unreachable);
+        let losses: std::collections::BTreeMap<_, _> = client.stats().losses().collect();
+        assert_eq!((losses["forbidden"], losses["unreachable"], losses["other_errors"]), (1, 2, 0));
+    });
+}
+
+#[test]
+fn a_mark_steers_the_policy_routing() {
+    in_namespace(|| {
+        let server = any();
+        let to = at("127.0.0.1", &server);
+        let marked = Options { mark: Some(7), ..Options::new(Bind::Any { port: 0 }) };
+        let marked = Socket::bind(&marked).unwrap();
+        // The rule for local addresses is the first; put ours before it.
+        ip("rule add pref 1 fwmark 7 unreachable");
+        ip("rule add pref 2 table local");
+        ip("rule del pref 0 table local");
+        assert_eq!(any().send(&Transmit::single(to, None, b"x")), Sent::All);
+        assert_eq!(marked.send(&Transmit::single(to, None, b"x")), Sent::Unreachable);
+    });
+}
+
+#[test]
 fn tos_and_congestion_marks_pass() {
     in_namespace(|| {
         for home in ["127.0.0.1", "::1"] {
