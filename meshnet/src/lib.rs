@@ -4,9 +4,12 @@
 //! locks. [`node`] is the only place where the other modules meet.
 
 pub mod crypto;
+pub mod dataplane;
 pub mod io;
 mod lpm;
 pub mod membership;
+pub mod node;
+pub mod path;
 pub mod route;
 pub mod session;
 pub mod time;

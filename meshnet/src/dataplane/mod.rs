@@ -1,0 +1,113 @@
+//! The packet's way, as pure transforms: buffers in, buffers out.
+//!
+//! [`tx`] takes a packet from the device, finds its peer, and seals it in place. [`rx`] takes a datagram from a socket,
+//! opens it in place, and says where it goes: to the device, up to the control plane, or on to the next hop. Both read
+//! an immutable [`Snapshot`] that the control plane publishes; nothing here locks, blocks, or allocates per packet.
+//!
+//! Buffer layout while sending, so that sealing and relaying need no copy:
+//!
+//! ```text
+//! | relay header 16 | ids 32 | hop tag 16 | data header 16 | inner packet | trailer 2 | tag 16 |
+//! |<--------------------- HEADROOM --------------------->|              |<-- TAILROOM -->|
+//! ```
+//!
+//! A short relay header has no ids and starts 32 bytes later.
+
+pub mod packet;
+pub mod relay;
+pub mod rx;
+pub mod snapshot;
+pub mod tx;
+
+pub use rx::{Notice, Rx, Verdict, Via};
+pub use snapshot::{Carrier, LocalPrefixes, PeerStats, PeerTx, Receiver, RelayHop, RelayTable, Snapshot};
+pub use tx::{Outgoing, Tx, TxVerdict};
+
+use proto::data;
+use proto::relay as wire;
+
+/// Bytes that must be free before an inner packet: the longest relay header and the data header.
+pub const HEADROOM: usize = wire::LONG_LEN + wire::HOP_TAG_LEN + data::HEADER_LEN;
+/// Bytes that must be free after an inner packet: the trailer and the authentication tag.
+pub const TAILROOM: usize = data::TRAILER_LEN + data::TAG_LEN;
+/// What the overlay adds to an inner packet on the worst path: a long relay header over IPv6 and UDP.
+pub const WORST_OVERHEAD: usize = 40 + 8 + HEADROOM + TAILROOM;
+/// The overlay's MTU on a 1500-byte underlay: every path fits without fragments.
+pub const DEFAULT_MTU: u16 = (1500 - WORST_OVERHEAD) as u16;
+
+/// Why a packet or a datagram was dropped. Each has a counter.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Drop {
+    /// Not an IPv4 or IPv6 packet, or its lengths contradict each other.
+    Malformed,
+    /// A packet from the device whose source is not an address or subnet of this node.
+    ForeignSource,
+    /// Multicast, broadcast, or an address of this node itself.
+    NotUnicast,
+    /// No member owns the destination.
+    NoRoute,
+    /// A datagram of an unknown version or type, or too short.
+    UnknownDatagram,
+    /// A receiver index that no session of ours has.
+    UnknownReceiver,
+    /// The counter was seen before or is too old.
+    Replayed,
+    /// Authentication failed.
+    NotAuthentic,
+    /// The peer's certificate does not cover the inner source address.
+    SourceNotCertified,
+    /// The inner destination is neither an address nor a subnet of this node.
+    NotForUs,
+    /// To be relayed, but this node does not relay.
+    NotARelay,
+    /// To be relayed for somebody that the previous hop may not speak for.
+    RelaySourceForged,
+    /// To be relayed to a member that is unknown or cannot be reached from here.
+    RelayNoRoute,
+    /// The hop limit of a relayed datagram was used up, or it would go back where it came from.
+    RelayLoop,
+}
+
+/// Number of [`Drop`] reasons.
+pub const DROP_REASONS: usize = Drop::ALL.len();
+
+impl Drop {
+    /// Every reason, in the order of its counter.
+    pub const ALL: [Drop; 14] = [
+        Drop::Malformed,
+        Drop::ForeignSource,
+        Drop::NotUnicast,
+        Drop::NoRoute,
+        Drop::UnknownDatagram,
+        Drop::UnknownReceiver,
+        Drop::Replayed,
+        Drop::NotAuthentic,
+        Drop::SourceNotCertified,
+        Drop::NotForUs,
+        Drop::NotARelay,
+        Drop::RelaySourceForged,
+        Drop::RelayNoRoute,
+        Drop::RelayLoop,
+    ];
+
+    /// Its name in metrics and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Drop::Malformed => "malformed",
+            Drop::ForeignSource => "foreign_source",
+            Drop::NotUnicast => "not_unicast",
+            Drop::NoRoute => "no_route",
+            Drop::UnknownDatagram => "unknown_datagram",
+            Drop::UnknownReceiver => "unknown_receiver",
+            Drop::Replayed => "replayed",
+            Drop::NotAuthentic => "not_authentic",
+            Drop::SourceNotCertified => "source_not_certified",
+            Drop::NotForUs => "not_for_us",
+            Drop::NotARelay => "not_a_relay",
+            Drop::RelaySourceForged => "relay_source_forged",
+            Drop::RelayNoRoute => "relay_no_route",
+            Drop::RelayLoop => "relay_loop",
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! From the socket to the device: authenticate, open, check, deliver — or pass on.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::hash::BuildHasherDefault;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use proto::data;
+use proto::datagram::Kind;
+use proto::id::{MemberId, ReceiverIndex, RelayLabel};
+use proto::relay as wire;
+
+use super::snapshot::{IndexHasher, MemberSlot, Receiver, Snapshot};
+use super::{Drop, packet, relay};
+use crate::crypto::ReplayWindow;
+use crate::path::SocketId;
+use crate::time::Mono;
+
+/// How a datagram came.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Via {
+    /// In a UDP datagram from the peer.
+    Direct {
+        /// The socket that received it.
+        socket: SocketId,
+        /// The UDP source.
+        from: SocketAddr,
+    },
+    /// Through a relay.
+    Relayed {
+        /// The last hop.
+        relay: MemberSlot,
+        /// Who sent it, when the relay header says so (as handshakes do). The relay vouches for it, nothing more.
+        source: Option<MemberId>,
+    },
+}
+
+impl Via {
+    /// The same way, whether or not the header named the source.
+    fn same_way(&self, other: &Via) -> bool {
+        match (self, other) {
+            (Via::Relayed { relay: a, .. }, Via::Relayed { relay: b, .. }) => a == b,
+            (a, b) => a == b,
+        }
+    }
+}
+
+/// What became of a datagram. Ranges are in the buffer that was given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// An inner packet for the device.
+    Deliver {
+        /// The packet.
+        packet: Range<usize>,
+        /// Who sent it.
+        from: MemberSlot,
+    },
+    /// Control frames for the control plane.
+    Control {
+        /// The session.
+        receiver: ReceiverIndex,
+        /// How it came.
+        via: Via,
+        /// The frames.
+        frames: Range<usize>,
+    },
+    /// A handshake or join datagram for the control plane, unauthenticated.
+    HandUp {
+        /// How it came.
+        via: Via,
+        /// The datagram.
+        datagram: Range<usize>,
+    },
+    /// Send this on to the next hop.
+    Forward {
+        /// The socket that sends.
+        socket: SocketId,
+        /// The next hop.
+        to: SocketAddr,
+        /// The datagram, its relay header rewritten.
+        datagram: Range<usize>,
+    },
+    /// An authenticated datagram without content: it only shows that the peer lives.
+    Keepalive,
+    /// Dropped.
+    Drop(Drop),
+}
+
+/// Something the control plane should know; drained with [`Rx::poll_notice`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// Authenticated data arrived on this session this way: told for the first datagram and then a few times a second
+    /// while it goes on.
+    Heard {
+        /// The session.
+        receiver: ReceiverIndex,
+        /// How it came.
+        via: Via,
+        /// Whether it was an inner packet, not just control or keepalive.
+        traffic: bool,
+    },
+    /// A neighbour used the long relay header for a destination that has a label.
+    WantsLabel {
+        /// The neighbour.
+        neighbour: MemberSlot,
+        /// The destination.
+        destination: MemberId,
+    },
+    /// A neighbour asked to relay to a destination that cannot be served.
+    CannotRelay {
+        /// The neighbour.
+        neighbour: MemberSlot,
+        /// The label that it used.
+        label: RelayLabel,
+        /// The destination, where the header named it.
+        destination: Option<MemberId>,
+    },
+}
+
+/// The same thing is told at most this often, in microseconds.
+const TELL_EVERY_US: u64 = 250_000;
+/// Most notices waiting to be drained; more are not remembered (each is repeated while its cause lasts).
+const MAX_NOTICES: usize = 64;
+/// Ways of one session that are remembered, to tell new ones.
+const MAX_WAYS: usize = 4;
+
+/// Transforms datagrams. There is one per node: it owns the replay windows, so all sockets feed the same one.
+#[derive(Default)]
+pub struct Rx {
+    generation: u64,
+    sessions: HashMap<ReceiverIndex, Inbound, BuildHasherDefault<IndexHasher>>,
+    notices: VecDeque<Notice>,
+    relay_told: Mono,
+}
+
+struct Inbound {
+    window: ReplayWindow,
+    ways: Vec<(Via, Mono)>,
+}
+
+impl Rx {
+    /// With no sessions.
+    pub fn new() -> Rx {
+        Rx::default()
+    }
+
+    /// Opens the datagram in `buf[datagram]` in place.
+    pub fn process(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Mono,
+        socket: SocketId,
+        from: SocketAddr,
+        buf: &mut [u8],
+        datagram: Range<usize>,
+    ) -> Verdict {
+        if self.generation != snapshot.generation {
+            self.generation = snapshot.generation;
+            self.sessions.retain(|index, _| snapshot.receivers.contains_key(index));
+        }
+        let via = Via::Direct { socket, from };
+        match Kind::of(&buf[datagram.clone()]) {
+            Some(Kind::Data) => self.open(snapshot, now, via, buf, datagram),
+            Some(Kind::Relay) => self.relayed(snapshot, now, buf, datagram),
+            Some(Kind::Init | Kind::Response | Kind::Cookie | Kind::StaleKey | Kind::Join) => {
+                Verdict::HandUp { via, datagram }
+            }
+            None => Verdict::Drop(Drop::UnknownDatagram),
+        }
+    }
+
+    /// The next notice.
+    pub fn poll_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    fn open(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Mono,
+        via: Via,
+        buf: &mut [u8],
+        datagram: Range<usize>,
+    ) -> Verdict {
+        let bytes = &mut buf[datagram.clone()];
+        let Ok(header) = data::Header::parse(bytes) else { return Verdict::Drop(Drop::UnknownDatagram) };
+        let Some(receiver) = snapshot.receivers.get(&header.receiver) else {
+            return Verdict::Drop(Drop::UnknownReceiver);
+        };
+        let session = self.sessions.entry(header.receiver).or_insert_with(Inbound::new);
+        if !session.window.check(header.counter.0) {
+            return Verdict::Drop(Drop::Replayed);
+        }
+        let Ok(plaintext) = receiver.opener.open_in_place(bytes) else {
+            return Verdict::Drop(Drop::NotAuthentic);
+        };
+        if !session.window.accept(header.counter.0) {
+            return Verdict::Drop(Drop::Replayed);
+        }
+        let Some((inner, trailer)) = data::Trailer::split(plaintext) else {
+            return Verdict::Drop(Drop::Malformed);
+        };
+        let content = datagram.start + data::HEADER_LEN;
+        let content = content..content + inner.len();
+        let control = trailer.flags.contains(data::TrailerFlags::CONTROL);
+        let traffic = !control && !content.is_empty();
+        if session.is_news(now, via) {
+            self.tell(Notice::Heard { receiver: header.receiver, via, traffic });
+        }
+        if control {
+            return Verdict::Control { receiver: header.receiver, via, frames: content };
+        }
+        if !traffic {
+            return Verdict::Keepalive;
+        }
+        admit(snapshot, receiver, buf, content)
+    }
+
+    fn relayed(&mut self, snapshot: &Snapshot, now: Mono, buf: &mut [u8], datagram: Range<usize>) -> Verdict {
+        let bytes = &buf[datagram.clone()];
+        let Ok(header) = wire::Header::parse(bytes) else { return Verdict::Drop(Drop::UnknownDatagram) };
+        let Some(hop) = snapshot.receivers.get(&header.receiver) else {
+            return Verdict::Drop(Drop::UnknownReceiver);
+        };
+        let session = self.sessions.entry(header.receiver).or_insert_with(Inbound::new);
+        if !session.window.check(header.counter.0) {
+            return Verdict::Drop(Drop::Replayed);
+        }
+        if !relay::verify(bytes, header.len(), header.counter, &hop.opener) {
+            return Verdict::Drop(Drop::NotAuthentic);
+        }
+        if !session.window.accept(header.counter.0) {
+            return Verdict::Drop(Drop::Replayed);
+        }
+        let inner = datagram.start + header.len() + wire::HOP_TAG_LEN..datagram.end;
+        let destination = header.ids.map(|(destination, _)| destination);
+        if header.label == RelayLabel::SELF || destination == Some(snapshot.own) {
+            if !hop.is_relay {
+                return Verdict::Drop(Drop::RelaySourceForged);
+            }
+            let via = Via::Relayed { relay: hop.slot, source: header.ids.map(|(_, source)| source) };
+            return match Kind::of(&buf[inner.clone()]) {
+                Some(Kind::Data) => self.open(snapshot, now, via, buf, inner),
+                Some(Kind::Init | Kind::Response | Kind::Cookie | Kind::StaleKey) => {
+                    Verdict::HandUp { via, datagram: inner }
+                }
+                Some(Kind::Relay | Kind::Join) | None => Verdict::Drop(Drop::UnknownDatagram),
+            };
+        }
+        self.forward(snapshot, now, hop, &header, buf, datagram)
+    }
+
+    fn forward(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Mono,
+        previous: &Receiver,
+        header: &wire::Header,
+        buf: &mut [u8],
+        datagram: Range<usize>,
+    ) -> Verdict {
+        let Some(table) = &snapshot.relay else { return Verdict::Drop(Drop::NotARelay) };
+        if header.ttl <= 1 {
+            return Verdict::Drop(Drop::RelayLoop);
+        }
+        if let Some((_, source)) = header.ids
+            && source != previous.member
+            && !previous.is_relay
+        {
+            return Verdict::Drop(Drop::RelaySourceForged);
+        }
+        let slot = match header.ids {
+            Some((destination, _)) => table.members.get(&destination).copied(),
+            None => table.labels.get(usize::from(header.label.0)).copied().flatten(),
+        };
+        let hop = slot.and_then(|slot| table.hops.get(slot.index())?.as_ref());
+        // A short header cannot grow into a long one: without the next relay's label the sender has to name both ends.
+        let Some(hop) = hop.filter(|hop| header.ids.is_some() || hop.label != RelayLabel::LONG) else {
+            if self.may_tell_of_relaying(now) {
+                let destination = header.ids.map(|(destination, _)| destination);
+                self.tell(Notice::CannotRelay { neighbour: previous.slot, label: header.label, destination });
+            }
+            return Verdict::Drop(Drop::RelayNoRoute);
+        };
+        if hop.neighbour == previous.slot {
+            return Verdict::Drop(Drop::RelayLoop);
+        }
+        let Some(counter) = hop.sealer.reserve(1) else { return Verdict::Drop(Drop::RelayNoRoute) };
+        let label = if header.ids.is_some() { RelayLabel::LONG } else { hop.label };
+        let next = relay::next_header(header, hop.sealer.remote_index(), counter, label);
+        relay::stamp(&mut buf[datagram.clone()], &next, &hop.sealer);
+        previous.stats.relayed(datagram.len());
+        if let Some((destination, _)) = header.ids {
+            let inner = datagram.start + header.len() + wire::HOP_TAG_LEN;
+            let is_data = Kind::of(&buf[inner..datagram.end]) == Some(Kind::Data);
+            if is_data && hop.label != RelayLabel::LONG && self.may_tell_of_relaying(now) {
+                self.tell(Notice::WantsLabel { neighbour: previous.slot, destination });
+            }
+        }
+        Verdict::Forward { socket: hop.socket, to: hop.to, datagram }
+    }
+
+    fn may_tell_of_relaying(&mut self, now: Mono) -> bool {
+        let due = self.relay_told.0 == 0 || now.0.saturating_sub(self.relay_told.0) >= TELL_EVERY_US / 25;
+        if due {
+            self.relay_told = now;
+        }
+        due
+    }
+
+    fn tell(&mut self, notice: Notice) {
+        if self.notices.len() < MAX_NOTICES {
+            self.notices.push_back(notice);
+        }
+    }
+}
+
+impl Inbound {
+    fn new() -> Inbound {
+        Inbound { window: ReplayWindow::new(), ways: Vec::with_capacity(MAX_WAYS) }
+    }
+
+    /// Whether the control plane should hear that data came this way.
+    fn is_news(&mut self, now: Mono, via: Via) -> bool {
+        if let Some((_, told)) = self.ways.iter_mut().find(|(way, _)| way.same_way(&via)) {
+            let due = now.0.saturating_sub(told.0) >= TELL_EVERY_US;
+            if due {
+                *told = now;
+            }
+            return due;
+        }
+        if self.ways.len() >= MAX_WAYS {
+            let oldest = (0..self.ways.len()).min_by_key(|at| self.ways[*at].1).unwrap_or(0);
+            self.ways.swap_remove(oldest);
+        }
+        self.ways.push((via, now));
+        true
+    }
+}
+
+/// The checks on an inner packet: well-formed, from an address of the sender's certificate, to an address or subnet of
+/// this node (a member is no router for the mesh unless it announces the prefix).
+fn admit(snapshot: &Snapshot, receiver: &Receiver, buf: &[u8], content: Range<usize>) -> Verdict {
+    let Some(addresses) = packet::addresses(&buf[content.clone()]) else {
+        return Verdict::Drop(Drop::Malformed);
+    };
+    if !snapshot.sources.accepts(&addresses.source, receiver.slot) {
+        return Verdict::Drop(Drop::SourceNotCertified);
+    }
+    if !snapshot.local.contains(addresses.destination) {
+        return Verdict::Drop(Drop::NotForUs);
+    }
+    receiver.stats.received(content.len());
+    Verdict::Deliver { packet: content, from: receiver.slot }
+}

@@ -1,0 +1,192 @@
+//! From the device to the socket: find the peer, seal, address.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use proto::data;
+use proto::id::RelayLabel;
+
+use super::snapshot::{Carrier, MemberSlot, PeerTx, Snapshot};
+use super::{Drop, HEADROOM, TAILROOM, packet, relay};
+use crate::path::SocketId;
+use crate::time::Mono;
+
+/// A datagram ready to be sent: where it lies in the buffer and where it goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outgoing {
+    /// The socket that sends.
+    pub socket: SocketId,
+    /// The destination of the UDP datagram.
+    pub to: SocketAddr,
+    /// Its bytes in the buffer that was given.
+    pub range: Range<usize>,
+}
+
+/// What became of a packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TxVerdict {
+    /// Send these.
+    Send {
+        /// On the chosen path.
+        first: Outgoing,
+        /// The same sealed datagram on a second path, while the first is in doubt. It lies in the same buffer.
+        second: Option<Outgoing>,
+    },
+    /// There is no session with the owner of the destination yet: the control plane queues it and makes one.
+    HandUp,
+    /// Dropped.
+    Drop(Drop),
+}
+
+/// Transforms packets of one device queue.
+#[derive(Default)]
+pub struct Tx {
+    /// When traffic to a peer was last told to the control plane, by slot.
+    told: Vec<Mono>,
+    active: Option<MemberSlot>,
+}
+
+/// Traffic to a peer is told to the control plane at most this often, in microseconds.
+const TELL_EVERY_US: u64 = 250_000;
+
+impl Tx {
+    /// For one device queue.
+    pub fn new() -> Tx {
+        Tx::default()
+    }
+
+    /// Seals the packet in `buf[packet]`.
+    ///
+    /// There must be [`HEADROOM`] bytes before and [`TAILROOM`] bytes after it.
+    pub fn process(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Mono,
+        buf: &mut [u8],
+        packet: Range<usize>,
+    ) -> TxVerdict {
+        debug_assert!(packet.start >= HEADROOM && packet.end + TAILROOM <= buf.len());
+        let Some(addresses) = packet::addresses(&buf[packet.clone()]) else {
+            return TxVerdict::Drop(Drop::Malformed);
+        };
+        let destination = addresses.destination;
+        if !packet::is_unicast(destination) || snapshot.local.is_own(destination) {
+            return TxVerdict::Drop(Drop::NotUnicast);
+        }
+        if !snapshot.local.contains(addresses.source) {
+            return TxVerdict::Drop(Drop::ForeignSource);
+        }
+        let Some(slot) = snapshot.fib.lookup(&destination) else { return TxVerdict::Drop(Drop::NoRoute) };
+        let Some(peer) = snapshot.peer(slot) else { return TxVerdict::HandUp };
+        self.note(slot, now);
+        let flags = data::TrailerFlags::empty();
+        match seal(peer, buf, packet.clone(), flags) {
+            Some((first, second)) => {
+                peer.stats.sent(packet.len());
+                TxVerdict::Send { first, second }
+            }
+            None => TxVerdict::HandUp,
+        }
+    }
+
+    /// A peer that traffic began to flow to, or still flows to; the control plane probes its paths. Ask after each
+    /// packet: only the last one is remembered.
+    pub fn poll_active(&mut self) -> Option<MemberSlot> {
+        self.active.take()
+    }
+
+    fn note(&mut self, slot: MemberSlot, now: Mono) {
+        if self.told.len() <= slot.index() {
+            // Grows with the number of members, not with packets.
+            self.told.resize(slot.index() + 1, Mono(0));
+        }
+        let told = &mut self.told[slot.index()];
+        if told.0 == 0 || now.0.saturating_sub(told.0) >= TELL_EVERY_US {
+            *told = now;
+            self.active = Some(slot);
+        }
+    }
+}
+
+/// Seals `buf[inner]` for `peer` and addresses it. `None` when a session on the way is used up.
+pub fn seal(
+    peer: &PeerTx,
+    buf: &mut [u8],
+    inner: Range<usize>,
+    flags: data::TrailerFlags,
+) -> Option<(Outgoing, Option<Outgoing>)> {
+    let counter = peer.sealer.reserve(1)?;
+    let start = inner.start - data::HEADER_LEN;
+    let end = inner.end + TAILROOM;
+    let header = data::Header { lane: 0, receiver: peer.sealer.remote_index(), counter };
+    header.write(&mut buf[start..inner.start]);
+    let trailer = data::Trailer { flags, index: 0 };
+    trailer.write(&mut buf[inner.end..inner.end + data::TRAILER_LEN]);
+    peer.sealer.seal_in_place(counter, &mut buf[start..end]);
+    let first = address(&peer.primary, buf, start..end)?;
+    // Two relay headers do not fit before one body: of two relayed paths only the chosen one is used.
+    let both_relayed = first.range.start != start && matches!(peer.duplicate, Some(Carrier::Relayed { .. }));
+    let second = match &peer.duplicate {
+        Some(carrier) if !both_relayed => address(carrier, buf, start..end),
+        _ => None,
+    };
+    Some((first, second))
+}
+
+/// Puts what `carrier` needs before the sealed datagram in `buf[sealed]`.
+pub fn address(carrier: &Carrier, buf: &mut [u8], sealed: Range<usize>) -> Option<Outgoing> {
+    match carrier {
+        Carrier::Direct { socket, to } => Some(Outgoing { socket: *socket, to: *to, range: sealed }),
+        Carrier::Relayed { socket, to, hop, label, destination, source } => {
+            let range = relay::wrap(buf, sealed, hop, *label, *destination, *source)?;
+            Some(Outgoing { socket: *socket, to: *to, range })
+        }
+    }
+}
+
+/// Seals a run of control frames for `carrier` into a datagram of its own. `None` when a session is used up.
+pub fn seal_control(
+    sealer: &crate::crypto::Sealer,
+    carrier: &Carrier,
+    frames: &[u8],
+) -> Option<(SocketId, SocketAddr, Vec<u8>)> {
+    let mut buf = vec![0; HEADROOM + frames.len() + TAILROOM];
+    let inner = HEADROOM..HEADROOM + frames.len();
+    buf[inner.clone()].copy_from_slice(frames);
+    let counter = sealer.reserve(1)?;
+    let start = inner.start - data::HEADER_LEN;
+    let header = data::Header { lane: 0, receiver: sealer.remote_index(), counter };
+    header.write(&mut buf[start..inner.start]);
+    let flags = if frames.is_empty() { data::TrailerFlags::empty() } else { data::TrailerFlags::CONTROL };
+    data::Trailer { flags, index: 0 }.write(&mut buf[inner.end..inner.end + data::TRAILER_LEN]);
+    let end = buf.len();
+    sealer.seal_in_place(counter, &mut buf[start..end]);
+    finish(carrier, buf, start..end)
+}
+
+/// Carries an unsealed datagram (a handshake) over `carrier`. `None` when the hop's session is used up.
+pub fn carry(carrier: &Carrier, datagram: &[u8]) -> Option<(SocketId, SocketAddr, Vec<u8>)> {
+    let mut buf = vec![0; HEADROOM + datagram.len()];
+    let end = buf.len();
+    buf[HEADROOM..].copy_from_slice(datagram);
+    // The answer has to find its way back: handshakes always name both ends.
+    match carrier {
+        Carrier::Relayed { socket, to, hop, destination, source, .. } => {
+            let range = relay::wrap(&mut buf, HEADROOM..end, hop, RelayLabel::LONG, *destination, *source)?;
+            buf.drain(..range.start);
+            Some((*socket, *to, buf))
+        }
+        Carrier::Direct { .. } => finish(carrier, buf, HEADROOM..end),
+    }
+}
+
+fn finish(
+    carrier: &Carrier,
+    mut buf: Vec<u8>,
+    sealed: Range<usize>,
+) -> Option<(SocketId, SocketAddr, Vec<u8>)> {
+    let out = address(carrier, &mut buf, sealed)?;
+    buf.truncate(out.range.end);
+    buf.drain(..out.range.start);
+    Some((out.socket, out.to, buf))
+}

@@ -1,0 +1,121 @@
+//! What goes into a node and what comes out of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use proto::id::{MemberId, Name, ReceiverIndex};
+
+use crate::dataplane::snapshot::MemberSlot;
+use crate::dataplane::{Snapshot, Via};
+use crate::path::{PathId, SocketId};
+
+/// A datagram to send.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Transmit {
+    /// The socket that sends.
+    pub socket: SocketId,
+    /// The destination.
+    pub to: SocketAddr,
+    /// The UDP payload.
+    pub bytes: Vec<u8>,
+}
+
+/// Control frames that the data plane opened, or its report that data arrived.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Inbound {
+    /// A run of control frames.
+    Control {
+        /// The session they came on.
+        receiver: ReceiverIndex,
+        /// How they came.
+        via: Via,
+        /// The opened frames.
+        frames: Vec<u8>,
+    },
+    /// Something the receiving side noticed.
+    Notice(crate::dataplane::Notice),
+    /// A handshake or join datagram, unauthenticated.
+    Datagram {
+        /// How it came.
+        via: Via,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// An inner packet whose destination has no session yet.
+    Packet(Vec<u8>),
+    /// Packets are being sent to this member.
+    Active(MemberSlot),
+}
+
+/// Who is at the other end of a join exchange, to answer it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum JoinOrigin {
+    /// The joiner reached this node itself.
+    Direct {
+        /// The socket that received.
+        socket: SocketId,
+        /// The joiner.
+        from: SocketAddr,
+    },
+    /// A relay passed it on.
+    Relayed {
+        /// The relay.
+        relay: MemberId,
+        /// The joiner as the relay sees it.
+        from: SocketAddr,
+    },
+}
+
+/// What the node tells its surroundings.
+pub enum Event {
+    /// The data plane must use this from now on. Always handle it before sending what [`super::Node::poll_transmit`]
+    /// gives: answers may arrive at once.
+    Snapshot(Arc<Snapshot>),
+    /// The complete set of prefixes that lead into the overlay, beside the network of the node's own addresses.
+    Routes(Vec<IpNet>),
+    /// Records, certificates, or key epochs changed: [`super::Node::export_cache`] should be saved soon.
+    CacheChanged,
+    /// Handshake timestamps up to this one (microseconds since the Unix epoch) may be used from now on; it must be on
+    /// disk before the node starts again.
+    ReserveTimestamp(u64),
+    /// A session with this member was made, by handshake, while there was none.
+    PeerUp {
+        /// The member.
+        member: MemberId,
+        /// Its name.
+        name: Name,
+    },
+    /// The last session with this member ended.
+    PeerDown {
+        /// The member.
+        member: MemberId,
+        /// Its name.
+        name: Name,
+    },
+    /// Traffic to this member takes another path from now on.
+    PathChanged {
+        /// The member.
+        member: MemberId,
+        /// Its name.
+        name: Name,
+        /// The new path.
+        path: Option<PathId>,
+    },
+    /// Somebody wants to join with an invitation of this node; the answer goes to [`super::Node::answer_join`].
+    Join {
+        /// Where the answer goes.
+        origin: JoinOrigin,
+        /// The join datagram.
+        bytes: Vec<u8>,
+    },
+    /// An answer to [`super::Node::ping`].
+    Pong {
+        /// The number that `ping` gave.
+        id: u32,
+        /// Round-trip time in microseconds.
+        rtt_us: u64,
+        /// Over which path the answer came.
+        via: Via,
+    },
+}

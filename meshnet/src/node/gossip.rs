@@ -1,0 +1,458 @@
+//! Certificates, key epochs, and records: comparing databases, sending what the other lacks, taking what is newer.
+//!
+//! A record is pushed at once to every peer when it is new. Whoever missed it finds out by comparing bucket hashes: at
+//! the start of a session and from time to time. Certificates and key epochs follow on request: a record names the ones
+//! that belong to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proto::certificate::Certificate;
+use proto::frame::{BUCKETS, Frame, MAX_FRAGMENT_LEN};
+use proto::id::{BootEpoch, MemberId, Seq};
+use proto::key_epoch::KeyEpoch;
+use proto::record::Record;
+use proto::revocation::Revocation;
+use proto::signed::{Body, ObjectKind, Signed};
+
+use super::peer::Peer;
+use super::{Event, Node};
+use crate::crypto::hash;
+use crate::membership::{Added, Membership};
+use crate::route::lsdb::{Authored, Inserted, Part, Refusal, Verdict};
+use crate::time::{Mono, Now, UnixMs};
+
+/// Records that become known together are pushed together after this long.
+const BATCH: Duration = Duration::from_millis(50);
+/// Databases of two neighbours are compared this often.
+const COMPARE_EVERY: Duration = Duration::from_secs(30);
+/// Records that wait for the certificate or key epoch that they name.
+const MAX_WAITING: usize = 64;
+/// Most members that are asked for or sent after one part of a comparison.
+const MAX_PER_PART: usize = 64;
+
+/// What gossip is under way.
+#[derive(Default)]
+pub(super) struct Gossip {
+    /// Origins whose records are to be pushed, with whom they came from.
+    push: BTreeMap<MemberId, Option<MemberId>>,
+    flush_at: Option<Mono>,
+    /// Records that wait for a certificate or key epoch, by origin.
+    waiting: BTreeMap<MemberId, (MemberId, Signed<Record>)>,
+}
+
+impl Gossip {
+    pub(super) fn flush_at(&self) -> Option<Mono> {
+        self.flush_at
+    }
+
+    fn push(&mut self, now: Mono, origin: MemberId, from: Option<MemberId>) {
+        self.push.insert(origin, from);
+        self.flush_at.get_or_insert(now + BATCH);
+    }
+}
+
+impl Node {
+    /// Everything that a restart should know: certificates, key epochs, and records of all members.
+    pub fn export_cache(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (_, member) in self.membership.iter() {
+            put_object(&mut out, &member.certificate().signed().to_bytes());
+        }
+        for (_, member) in self.membership.iter() {
+            for epoch in member.epochs().iter() {
+                put_object(&mut out, &epoch.to_bytes());
+            }
+        }
+        for (_, entry) in self.lsdb.iter() {
+            put_object(&mut out, &entry.signed().to_bytes());
+        }
+        out
+    }
+
+    /// The objects of `members`, in the format of [`Node::export_cache`]: what a newcomer needs to reach them.
+    pub fn export_members(&self, members: impl IntoIterator<Item = MemberId>) -> Vec<u8> {
+        let mut out = Vec::new();
+        for member in members {
+            for object in self.objects_of(member, u8::MAX) {
+                put_object(&mut out, &object);
+            }
+        }
+        out
+    }
+
+    pub(super) fn import_cache(&mut self, now: Now, cache: &[u8]) {
+        let objects: Vec<&[u8]> = objects(cache).collect();
+        // Issuers come before those they certified, whatever the order in the file.
+        for round in 0..2 {
+            for object in &objects {
+                if ObjectKind::of(object) == Some(ObjectKind::Certificate)
+                    && let Ok(certificate) = Signed::<Certificate>::parse(object)
+                    && certificate.body().member != self.me.member
+                {
+                    let refused = self.membership.add_certificate(now.wall, certificate, None).is_err();
+                    self.stats.objects_refused += u64::from(refused && round == 1);
+                }
+            }
+        }
+        for object in &objects {
+            match ObjectKind::of(object) {
+                Some(ObjectKind::KeyEpoch) => {
+                    if let Ok(epoch) = Signed::<KeyEpoch>::parse(object) {
+                        self.stats.objects_refused +=
+                            u64::from(self.membership.add_key_epoch(epoch).is_err());
+                    }
+                }
+                Some(ObjectKind::Record) => {
+                    if let Ok(record) = Signed::<Record>::parse(object) {
+                        let membership = &self.membership;
+                        self.lsdb.insert(now.mono, record, |record| genuine(membership, now.wall, record));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn handle_gossip(&mut self, now: Now, from: MemberId, frame: Frame) {
+        match frame {
+            Frame::Summary(theirs) => self.handle_summary(now, from, &theirs),
+            Frame::BucketVersions { bucket, part, more, versions } => {
+                self.handle_versions(now, from, &Part { bucket, part, more, versions });
+            }
+            Frame::Object(object) => self.handle_object(now, from, &object),
+            Frame::Fragment { id, index, total, bytes } => {
+                let whole =
+                    self.peers.get_mut(&from).and_then(|peer| peer.reassemble(id, index, total, bytes));
+                if let Some(object) = whole.filter(|object| object_id(object) == id) {
+                    self.handle_object(now, from, &object);
+                }
+            }
+            Frame::Get { member, what } => self.send_objects(now, from, member, what),
+            _ => {}
+        }
+    }
+
+    fn handle_summary(&mut self, now: Now, from: MemberId, theirs: &[u64; BUCKETS]) {
+        let mut frames = Vec::new();
+        for bucket in self.lsdb.differing(theirs) {
+            for part in self.lsdb.versions(bucket) {
+                frames.push(Frame::BucketVersions {
+                    bucket: part.bucket,
+                    part: part.part,
+                    more: part.more,
+                    versions: part.versions,
+                });
+            }
+        }
+        self.send_frames(now, from, None, &frames);
+    }
+
+    fn handle_versions(&mut self, now: Now, from: MemberId, part: &Part) {
+        let difference = self.lsdb.compare(part);
+        for member in difference.send.into_iter().take(MAX_PER_PART) {
+            self.send_objects(now, from, member, u8::MAX);
+        }
+        let wanted: Vec<Frame> = difference
+            .want
+            .into_iter()
+            .take(MAX_PER_PART)
+            .map(|member| Frame::Get { member, what: u8::MAX })
+            .collect();
+        self.send_frames(now, from, None, &wanted);
+    }
+
+    fn handle_object(&mut self, now: Now, from: MemberId, object: &[u8]) {
+        match ObjectKind::of(object) {
+            Some(ObjectKind::Certificate) => {
+                if let Some(certificate) = self.parsed::<Certificate>(object) {
+                    self.learn_certificate(now, certificate, None);
+                }
+            }
+            Some(ObjectKind::KeyEpoch) => {
+                if let Some(epoch) = self.parsed::<KeyEpoch>(object) {
+                    self.learn_key_epoch(now, epoch);
+                }
+            }
+            Some(ObjectKind::Record) => {
+                if let Some(record) = self.parsed::<Record>(object) {
+                    self.learn_record(now, from, record);
+                }
+            }
+            Some(ObjectKind::Revocation) => {
+                if let Some(revocation) = self.parsed::<Revocation>(object) {
+                    self.learn_revocation(now, revocation);
+                }
+            }
+            // Newer trust bundles come with the rotation of the authority.
+            Some(ObjectKind::TrustBundle) | None => {}
+        }
+    }
+
+    fn parsed<T: Body>(&mut self, object: &[u8]) -> Option<Signed<T>> {
+        let parsed = Signed::parse(object);
+        self.stats.objects_refused += u64::from(parsed.is_err());
+        parsed.ok()
+    }
+
+    pub(super) fn learn_certificate(
+        &mut self,
+        now: Now,
+        certificate: Signed<Certificate>,
+        issuer: Option<Signed<Certificate>>,
+    ) {
+        let member = certificate.body().member;
+        match self.membership.add_certificate(now.wall, certificate, issuer) {
+            Ok(Added::New | Added::Renewed) => {
+                self.events.push_back(Event::CacheChanged);
+                self.routing.timer.changed(now.mono);
+                self.retry_waiting(now, member);
+            }
+            Ok(Added::Known | Added::Older) => {}
+            Err(_) => self.stats.objects_refused += 1,
+        }
+    }
+
+    pub(super) fn learn_key_epoch(&mut self, now: Now, epoch: Signed<KeyEpoch>) {
+        let member = epoch.body().member;
+        match self.membership.add_key_epoch(epoch) {
+            Ok(true) => {
+                self.events.push_back(Event::CacheChanged);
+                let newest = self.membership.get(member).and_then(|member| member.epochs().newest());
+                if let (Some(newest), Some(peer)) = (newest, self.peers.get_mut(&member)) {
+                    let remote = super::handshakes::remote_epoch(newest);
+                    peer.session.set_remote(now, &mut self.handshaker, remote);
+                }
+                self.retry_waiting(now, member);
+            }
+            Ok(false) => {}
+            Err(_) => self.stats.objects_refused += 1,
+        }
+    }
+
+    fn learn_revocation(&mut self, now: Now, revocation: Signed<Revocation>) {
+        match self.membership.add_revocation(revocation) {
+            Ok(Some(ended)) => {
+                for member in ended {
+                    self.close_peer(now, member);
+                    self.lsdb.remove(member);
+                }
+                self.events.push_back(Event::CacheChanged);
+                self.routing.timer.changed(now.mono);
+            }
+            Ok(None) => {}
+            Err(_) => self.stats.objects_refused += 1,
+        }
+    }
+
+    fn learn_record(&mut self, now: Now, from: MemberId, record: Signed<Record>) {
+        let origin = record.body().member;
+        let membership = &self.membership;
+        let kept = record.clone();
+        match self.lsdb.insert(now.mono, record, |record| genuine(membership, now.wall, record)) {
+            Inserted::Newer => self.record_is_new(now, origin, from),
+            Inserted::OwnSuperseded => self.dirty.record = true,
+            Inserted::Older => self.send_objects(now, from, origin, Frame::GET_RECORD),
+            Inserted::Refused(Refusal::UnknownOrigin) => {
+                if self.gossip.waiting.len() < MAX_WAITING || self.gossip.waiting.contains_key(&origin) {
+                    self.gossip.waiting.insert(origin, (from, kept));
+                    let what = Frame::GET_CERTIFICATE | Frame::GET_KEY_EPOCH;
+                    self.send_frames(now, from, None, &[Frame::Get { member: origin, what }]);
+                }
+            }
+            Inserted::Refused(_) | Inserted::Conflict => self.stats.objects_refused += 1,
+            Inserted::Known => {}
+        }
+    }
+
+    fn retry_waiting(&mut self, now: Now, origin: MemberId) {
+        if let Some((from, record)) = self.gossip.waiting.remove(&origin) {
+            self.learn_record(now, from, record);
+        }
+    }
+
+    fn record_is_new(&mut self, now: Now, origin: MemberId, from: MemberId) {
+        self.gossip.push(now.mono, origin, Some(from));
+        self.events.push_back(Event::CacheChanged);
+        self.routing.timer.changed(now.mono);
+        let Some(record) = self.lsdb.get(origin).map(|entry| entry.record()) else { return };
+        let lists_me = record.links.iter().any(|link| link.member == self.me.member);
+        let (boot, epoch, serial) = (record.boot, record.key_epoch, record.certificate);
+        if let Some(known) = self.membership.get(origin) {
+            let mut what = 0;
+            if known.epochs().newest().is_none_or(|newest| newest.body().number < epoch) {
+                what |= Frame::GET_KEY_EPOCH;
+            }
+            if known.certificate().body().serial < serial {
+                what |= Frame::GET_CERTIFICATE;
+            }
+            if what != 0 {
+                self.send_frames(now, from, None, &[Frame::Get { member: origin, what }]);
+            }
+        }
+        self.refresh_paths(now, origin);
+        let Some(peer) = self.peers.get_mut(&origin) else { return };
+        if peer.up && peer.hello.as_ref().is_some_and(|(known, _)| *known < boot) {
+            // It has restarted and lost its keys: do not wait for the paths to fall silent.
+            peer.hello = None;
+            peer.session.renew(now.mono);
+            peer.session.handle_timeout(now, &mut self.handshaker);
+            self.drain_session(now, origin);
+        }
+        let announced = self
+            .lsdb
+            .get(self.me.member)
+            .is_some_and(|own| own.record().links.iter().any(|link| link.member == origin));
+        if lists_me != announced {
+            self.author_soon();
+        }
+    }
+
+    /// Sends objects of `member` to a peer: `what` is a set of the `GET_` bits.
+    fn send_objects(&mut self, now: Now, to: MemberId, member: MemberId, what: u8) {
+        let frames: Vec<Frame> =
+            self.objects_of(member, what).into_iter().flat_map(|object| frames_of(&object)).collect();
+        self.send_frames(now, to, None, &frames);
+    }
+
+    fn objects_of(&self, member: MemberId, what: u8) -> Vec<Vec<u8>> {
+        let mut objects = Vec::new();
+        if let Some(known) = self.membership.get(member) {
+            if what & Frame::GET_CERTIFICATE != 0 {
+                if let proto::certificate::Issuer::Member(issuer, _) = known.certificate().body().issuer
+                    && let Some(issuer) = self.membership.get(issuer)
+                {
+                    objects.push(issuer.certificate().signed().to_bytes());
+                }
+                objects.push(known.certificate().signed().to_bytes());
+            }
+            if what & Frame::GET_KEY_EPOCH != 0 {
+                objects.extend(known.epochs().newest().map(Signed::to_bytes));
+            }
+        }
+        if what & Frame::GET_RECORD != 0 {
+            objects.extend(self.lsdb.get(member).map(|entry| entry.signed().to_bytes()));
+        }
+        objects
+    }
+
+    /// Pushes new records to the peers that may not have them.
+    pub(super) fn drive_gossip(&mut self, now: Now) {
+        if self.gossip.flush_at.is_none_or(|at| at > now.mono) {
+            return;
+        }
+        self.gossip.flush_at = None;
+        let push = std::mem::take(&mut self.gossip.push);
+        let up: Vec<MemberId> = self.peers.values().filter(|peer| peer.up).map(|peer| peer.member).collect();
+        for peer in up {
+            let frames: Vec<Frame> = push
+                .iter()
+                .filter(|(origin, from)| **origin != peer && **from != Some(peer))
+                .filter_map(|(origin, _)| self.lsdb.get(*origin))
+                .flat_map(|entry| frames_of(&entry.signed().to_bytes()))
+                .collect();
+            self.send_frames(now, peer, None, &frames);
+        }
+    }
+
+    /// Whether this peer is a neighbour that databases are compared with from time to time.
+    pub(super) fn compares_with(&self, peer: &Peer) -> bool {
+        self.targets.contains(&peer.member) || self.is_adjacency(peer.member)
+    }
+
+    pub(super) fn compare_if_due(&mut self, now: Now, member: MemberId) {
+        let Some(peer) = self.peers.get(&member) else { return };
+        if !peer.up || peer.compare_at > now.mono {
+            return;
+        }
+        let next = now.mono + COMPARE_EVERY + self.random_jitter(COMPARE_EVERY / 4);
+        let summary = Frame::Summary(self.lsdb.summary());
+        if let Some(peer) = self.peers.get_mut(&member) {
+            peer.compare_at = next;
+        }
+        self.send_frames(now, member, None, &[summary]);
+    }
+
+    /// Makes a new own record where something that it says has changed.
+    pub(super) fn author_record(&mut self, now: Now) {
+        let content = Record {
+            mesh: self.membership.mesh(),
+            member: self.me.member,
+            boot: BootEpoch(0),
+            seq: Seq(0),
+            created_s: 0,
+            certificate: self.me.serial,
+            key_epoch: self.me.epoch,
+            candidates: self.own_candidates(),
+            subnets: self.own_subnets(now.wall),
+            datacenter: self.settings.datacenter.clone(),
+            relays: self.relays_now(now),
+            links: self.own_links(now),
+        };
+        let identity = &self.me.identity;
+        let made = self.lsdb.author(now, content, |record| identity.sign_record(record));
+        if made == Authored::New {
+            let own = self.me.member;
+            self.gossip.push(now.mono, own, None);
+            self.routing.timer.changed(now.mono);
+            self.events.push_back(Event::CacheChanged);
+        }
+    }
+
+    /// Subnets that are configured and that the certificate allows.
+    pub(super) fn own_subnets(&self, wall: UnixMs) -> Vec<proto::record::Subnet> {
+        let me = self.me.member;
+        let allowed =
+            |subnet: &&proto::record::Subnet| self.membership.may_announce(wall, me, &subnet.prefix);
+        self.settings.subnets.iter().filter(allowed).copied().collect()
+    }
+
+    /// Whose records this node has, for tests and status.
+    pub fn known_origins(&self) -> BTreeSet<MemberId> {
+        self.lsdb.iter().map(|(member, _)| member).collect()
+    }
+}
+
+fn genuine(membership: &Membership, wall: UnixMs, record: &Signed<Record>) -> Verdict {
+    let origin = record.body().member;
+    match membership.get(origin) {
+        Some(member) if membership.is_honoured(wall, origin) => match member.verify(record) {
+            Ok(()) => Verdict::Genuine,
+            Err(_) => Verdict::Forged,
+        },
+        _ => Verdict::UnknownOrigin,
+    }
+}
+
+/// The frames that carry an object: one, or its pieces.
+fn frames_of(object: &[u8]) -> Vec<Frame> {
+    if object.len() <= MAX_FRAGMENT_LEN {
+        return vec![Frame::Object(object.to_vec())];
+    }
+    let id = object_id(object);
+    let total = object.len().div_ceil(MAX_FRAGMENT_LEN) as u8;
+    object
+        .chunks(MAX_FRAGMENT_LEN)
+        .zip(0..)
+        .map(|(piece, index)| Frame::Fragment { id, index, total, bytes: piece.to_vec() })
+        .collect()
+}
+
+fn object_id(object: &[u8]) -> u64 {
+    let hash = hash(&[b"meshnet object", object]);
+    u64::from_be_bytes(*hash.first_chunk().expect("a hash has 32 bytes"))
+}
+
+fn put_object(out: &mut Vec<u8>, object: &[u8]) {
+    out.extend_from_slice(&(object.len() as u16).to_be_bytes());
+    out.extend_from_slice(object);
+}
+
+fn objects(mut cache: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (len, rest) = cache.split_first_chunk::<2>()?;
+        let (object, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+        cache = rest;
+        Some(object)
+    })
+}

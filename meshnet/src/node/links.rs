@@ -1,0 +1,259 @@
+//! Which members to stay connected with, which adjacencies to announce, and which paths may lead to a peer.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use proto::certificate::Roles;
+use proto::endpoint::{Candidate, CandidateKind, MAX_CANDIDATES};
+use proto::id::{MemberId, Name};
+use proto::key_epoch::Capabilities;
+use proto::record::{Link, MAX_LINKS};
+
+use super::Node;
+use crate::crypto::{Suite, hash};
+use crate::membership;
+use crate::path::{Origin, PathId};
+use crate::time::Now;
+
+/// Relays that a node which does not relay stays connected with.
+const TARGET_RELAYS: usize = 3;
+/// Other relays that a relay stays connected with.
+const TARGET_RELAYS_OF_RELAY: usize = 16;
+/// Members that a node stays connected with while no relay answers.
+const TARGET_MEMBERS: usize = 3;
+/// Reflexive endpoints announced, at most.
+const MAX_REFLEXIVE: usize = 4;
+
+impl Node {
+    /// Whether this node relays for others: it is asked to, and its certificate says that it may.
+    pub(super) fn relays_now(&self, now: Now) -> bool {
+        self.settings.relay && self.may_relay(now, self.me.member)
+    }
+
+    pub(super) fn may_relay(&self, now: Now, member: MemberId) -> bool {
+        self.membership.is_honoured(now.wall, member)
+            && self
+                .membership
+                .get(member)
+                .is_some_and(|known| known.certificate().body().roles.contains(Roles::RELAY))
+    }
+
+    pub(super) fn own_capabilities(&self) -> Capabilities {
+        Suite::local_capabilities()
+    }
+
+    /// Chooses whom to stay connected with.
+    ///
+    /// A node stays connected with up to three relays, its own datacentre's first and then of as many datacentres as
+    /// possible; relays stay connected with each other; and while no relay answers, any members will do, so that news
+    /// still travel. Ties are broken by a hash of both ends, so that nodes spread over equal relays.
+    pub(super) fn choose_targets(&mut self, now: Now) {
+        let relays: Vec<(MemberId, Option<Name>)> = self
+            .lsdb
+            .iter()
+            .filter(|(member, entry)| {
+                *member != self.me.member && entry.record().relays && self.may_relay(now, *member)
+            })
+            .map(|(member, entry)| (member, entry.record().datacenter.clone()))
+            .collect();
+        let mut targets = BTreeSet::new();
+        if self.relays_now(now) {
+            let mut others: Vec<MemberId> = relays.iter().map(|(member, _)| *member).collect();
+            others.sort_by_key(|member| self.affinity(*member));
+            targets.extend(others.into_iter().take(TARGET_RELAYS_OF_RELAY));
+        } else {
+            let mut left: Vec<(MemberId, Option<Name>)> = relays;
+            let mut seen: BTreeSet<Option<Name>> = BTreeSet::new();
+            while targets.len() < TARGET_RELAYS && !left.is_empty() {
+                let own = &self.settings.datacenter;
+                let best = left
+                    .iter()
+                    .enumerate()
+                    .min_by_key(|(_, (member, datacenter))| {
+                        let silent = self.peers.get(member).is_some_and(|peer| peer.unresponsive(now.mono));
+                        let foreign = own.is_none() || datacenter != own;
+                        (silent, seen.contains(datacenter), foreign, self.affinity(*member))
+                    })
+                    .map(|(at, _)| at);
+                let Some(best) = best else { break };
+                let (member, datacenter) = left.swap_remove(best);
+                seen.insert(datacenter);
+                targets.insert(member);
+            }
+        }
+        let answering = targets
+            .iter()
+            .any(|member| self.peers.get(member).is_some_and(|peer| peer.up && peer.unanswered < 2));
+        if !answering {
+            let mut others: Vec<MemberId> = self
+                .membership
+                .iter()
+                .map(|(member, _)| member)
+                .filter(|member| *member != self.me.member && !targets.contains(member))
+                .collect();
+            others.sort_by_key(|member| self.affinity(*member));
+            targets.extend(others.into_iter().take(TARGET_MEMBERS));
+        }
+        let dropped: Vec<MemberId> = self.targets.difference(&targets).copied().collect();
+        self.targets = targets;
+        for member in dropped {
+            let keep = self.is_adjacency(member);
+            if let Some(peer) = self.peers.get_mut(&member) {
+                peer.paths.set_keep(keep);
+            }
+        }
+        for member in self.targets.clone() {
+            self.want(now, member);
+            if let Some(peer) = self.peers.get_mut(&member) {
+                peer.paths.set_keep(true);
+            }
+            self.revive_if_dead(now, member);
+        }
+    }
+
+    /// Whether a member is a neighbour in the control plane: one that we stay connected with, or one that says so of
+    /// us.
+    pub(super) fn is_adjacency(&self, member: MemberId) -> bool {
+        self.targets.contains(&member)
+            || self
+                .lsdb
+                .get(member)
+                .is_some_and(|entry| entry.record().links.iter().any(|link| link.member == self.me.member))
+    }
+
+    /// Links to announce: adjacencies with a direct path that is alive.
+    pub(super) fn own_links(&mut self, now: Now) -> Vec<Link> {
+        let mut links = Vec::new();
+        let members: Vec<MemberId> = self.peers.keys().copied().collect();
+        for member in members {
+            let adjacent = self.is_adjacency(member);
+            let Some(peer) = self.peers.get_mut(&member) else { continue };
+            peer.paths.set_keep(adjacent);
+            if !adjacent || !peer.up || links.len() >= MAX_LINKS {
+                continue;
+            }
+            if let Some((_, rtt)) = peer.paths.best_direct(now.mono) {
+                let cost_us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).max(1);
+                links.push(Link { member, cost_us });
+            }
+        }
+        links
+    }
+
+    /// Where this node may be reached: configured endpoints, its interfaces, and where others saw it.
+    pub(super) fn own_candidates(&self) -> Vec<Candidate> {
+        let mut candidates: Vec<Candidate> = Vec::new();
+        let mut add = |kind, endpoint: SocketAddr| {
+            let new = !candidates.iter().any(|known| known.endpoint == endpoint);
+            if new && candidates.len() < MAX_CANDIDATES {
+                candidates.push(Candidate { kind, endpoint });
+            }
+        };
+        for endpoint in &self.settings.endpoints {
+            add(CandidateKind::Configured, *endpoint);
+        }
+        let reflexive: BTreeSet<SocketAddr> = self.reflexive.values().copied().collect();
+        let on_interface = |endpoint: &SocketAddr| self.settings.interface_addresses.contains(&endpoint.ip());
+        for endpoint in reflexive.iter().filter(|endpoint| !on_interface(endpoint)).take(MAX_REFLEXIVE) {
+            add(CandidateKind::Reflexive, *endpoint);
+        }
+        for socket in &self.settings.sockets {
+            for address in &self.settings.interface_addresses {
+                let usable = if address.is_ipv4() { socket.ipv4 } else { socket.ipv6 };
+                if usable && socket.bound.is_none_or(|bound| bound == *address) {
+                    add(CandidateKind::Interface, SocketAddr::new(*address, socket.port));
+                }
+            }
+        }
+        candidates
+    }
+
+    /// Brings the candidates and relays of one peer up to date with what the records say.
+    pub(super) fn refresh_paths(&mut self, now: Now, member: MemberId) {
+        let Some(peer) = self.peers.get(&member) else { return };
+        let told = peer.candidates.iter().map(|candidate| candidate.endpoint);
+        let recorded = self
+            .lsdb
+            .get(member)
+            .into_iter()
+            .flat_map(|entry| entry.record().candidates.iter().map(|candidate| candidate.endpoint));
+        let endpoints: Vec<SocketAddr> = told.chain(recorded).collect();
+        self.add_candidates(now, member, &endpoints, Origin::Announced);
+        let relays = self.relays_towards(now, member);
+        let Some(peer) = self.peers.get_mut(&member) else { return };
+        peer.paths.retain_relays(|relay| relays.contains(relay));
+        for relay in relays {
+            peer.paths.add(now.mono, PathId::Relay { relay }, Origin::Relay);
+        }
+    }
+
+    pub(super) fn refresh_all_paths(&mut self, now: Now) {
+        let members: Vec<MemberId> = self.peers.keys().copied().collect();
+        for member in members {
+            self.refresh_paths(now, member);
+            self.dirty.peers.insert(member);
+        }
+    }
+
+    /// A session or path with a relay changed: paths through it may have come or gone.
+    pub(super) fn relay_changed(&mut self, now: Now, relay: MemberId) {
+        if !self.may_relay(now, relay) {
+            return;
+        }
+        let members: Vec<MemberId> = self.peers.keys().copied().filter(|member| *member != relay).collect();
+        for member in members {
+            self.refresh_paths(now, member);
+            self.send_probes(now, member);
+            self.dirty.peers.insert(member);
+        }
+    }
+
+    /// First hops that may relay to a member: those on announced ways to it; where no way is announced, any relay that
+    /// we are connected with is worth a try.
+    fn relays_towards(&self, now: Now, member: MemberId) -> BTreeSet<MemberId> {
+        let usable = |relay: MemberId| {
+            relay != member
+                && self.may_relay(now, relay)
+                && self.lsdb.get(relay).is_some_and(|entry| entry.record().relays)
+                && self.peers.get(&relay).is_some_and(|peer| {
+                    peer.session.sending().is_some() && peer.paths.best_direct(now.mono).is_some()
+                })
+        };
+        let announced: BTreeSet<MemberId> = self
+            .routing
+            .paths
+            .routes(member)
+            .iter()
+            .filter(|route| route.relays > 0)
+            .map(|route| route.first_hop)
+            .filter(|relay| usable(*relay))
+            .collect();
+        if !announced.is_empty() {
+            return announced;
+        }
+        self.peers.keys().copied().filter(|relay| usable(*relay)).take(TARGET_RELAYS).collect()
+    }
+
+    /// Whether an endpoint may be sent to: never one inside the overlay, which would carry the mesh over itself.
+    pub(super) fn is_dialable(&self, endpoint: SocketAddr) -> bool {
+        let ip = endpoint.ip();
+        let plain = endpoint.port() != 0 && !ip.is_unspecified() && !ip.is_multicast();
+        let own = self.settings.interface_addresses.contains(&ip)
+            && self.settings.sockets.iter().any(|socket| socket.port == endpoint.port());
+        plain && !own && !self.in_overlay(ip)
+    }
+
+    fn in_overlay(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(v4) => {
+                self.membership.trust().current().network4.is_some_and(|network| network.contains(&v4))
+            }
+            IpAddr::V6(v6) => membership::mesh_network6(self.membership.mesh()).contains(&v6),
+        }
+    }
+
+    fn affinity(&self, member: MemberId) -> [u8; 32] {
+        let (a, b) = (self.me.member.min(member), self.me.member.max(member));
+        hash(&[b"meshnet affinity", &a.0, &b.0])
+    }
+}

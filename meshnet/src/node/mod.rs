@@ -1,0 +1,547 @@
+//! A node of the mesh: the only place where sessions, paths, routes, and membership meet.
+//!
+//! Sans-IO: what happens outside goes in through `handle_*` with the time; what should happen outside comes out of
+//! [`Node::poll_event`] and [`Node::poll_transmit`], drained in this order after every input. [`Node::poll_timeout`]
+//! tells when [`Node::handle_timeout`] has something to do. Two nodes that are made from the same configuration and
+//! random generator and get the same inputs give the same outputs.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`config`] | what a node is made from |
+//! | [`event`] | what goes in and comes out |
+//! | `handshakes` | handshake datagrams, and when to make sessions |
+//! | `control` | control frames, in and out |
+//! | `gossip` | certificates, key epochs, and records: comparing, sending, taking; the own record |
+//! | `links` | which members to stay connected with, and which paths lead to a peer |
+//! | `join` | passing join datagrams between joiner and inviter |
+//! | `publish` | routes, and the data plane's snapshot |
+//! | `status` | what people and scripts see |
+
+pub mod config;
+mod control;
+pub mod event;
+mod gossip;
+mod handshakes;
+mod join;
+mod links;
+mod peer;
+mod publish;
+mod status;
+pub mod view;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use proto::id::{BootEpoch, KeyEpochNumber, MemberId, Name, RelayLabel, Serial};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+pub use config::{NodeConfig, NodeError, OwnEpoch, Settings, Socket};
+pub use event::{Event, Inbound, JoinOrigin, Transmit};
+pub use view::{CurrentPath, NodeView, PeerState, PeerView, RouteView, Warning};
+
+use crate::dataplane::snapshot::MemberSlot;
+use crate::dataplane::{Notice, Via};
+use crate::membership::{IdentitySecret, Membership, SourceTable};
+use crate::path::{PathId, SocketId};
+use crate::route::limit::SpfTimer;
+use crate::route::{Fib, Lsdb, ShortestPaths};
+use crate::session::{Advert, EpochHash, GateKey, Handshaker, HandshakerConfig, LocalEpoch, LocalEpochs};
+use crate::time::{Mono, Now};
+use peer::Peer;
+
+/// Datagrams that wait to be sent; more are dropped and counted.
+const MAX_TRANSMITS: usize = 4096;
+/// Chores that need no exact time are done this often.
+const CHORES_EVERY: Duration = Duration::from_secs(10);
+/// Handshake timestamps are reserved this far ahead, in microseconds.
+const RESERVE_US: u64 = 60_000_000;
+
+/// What the control plane counted.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct NodeStats {
+    /// Packets that waited for a session in vain, or found no room to wait.
+    pub packets_dropped: u64,
+    /// Datagrams that could not be queued for sending.
+    pub transmits_dropped: u64,
+    /// Control frames that did not parse.
+    pub bad_frames: u64,
+    /// Control frames beyond a peer's allowance.
+    pub frames_over_budget: u64,
+    /// Signed objects that were refused.
+    pub objects_refused: u64,
+    /// Handshakes by somebody whom no certificate knows.
+    pub strangers: u64,
+    /// Join datagrams that were not passed on.
+    pub joins_dropped: u64,
+}
+
+/// A node of the mesh.
+pub struct Node {
+    me: Me,
+    settings: Settings,
+    rng: StdRng,
+    membership: Membership,
+    handshaker: Handshaker,
+    lsdb: Lsdb,
+    peers: BTreeMap<MemberId, Peer>,
+    slots: Slots,
+    /// Members to stay connected with.
+    targets: BTreeSet<MemberId>,
+    /// Where others saw our datagrams come from, by who said so.
+    reflexive: BTreeMap<MemberId, SocketAddr>,
+    labels: Labels,
+    joins: join::Forwarded,
+    routing: Routing,
+    gossip: gossip::Gossip,
+    dirty: Dirty,
+    chores_at: Mono,
+    reserved_us: u64,
+    next_ping: u32,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+    stats: NodeStats,
+}
+
+/// The node itself.
+struct Me {
+    member: MemberId,
+    name: Name,
+    identity: IdentitySecret,
+    gate: GateKey,
+    boot: BootEpoch,
+    serial: Serial,
+    epoch: KeyEpochNumber,
+    certificate: Vec<u8>,
+    issuer: Option<Vec<u8>>,
+    key_epoch: Vec<u8>,
+    version: String,
+}
+
+/// What was computed from the records last.
+struct Routing {
+    timer: SpfTimer,
+    paths: ShortestPaths<MemberId>,
+    fib: Arc<Fib<MemberSlot>>,
+    sources: Arc<SourceTable<MemberSlot>>,
+    prefixes: Vec<IpNet>,
+}
+
+/// What has to be done before the outputs are drained.
+#[derive(Default)]
+struct Dirty {
+    /// Peers whose paths or keys may have changed.
+    peers: BTreeSet<MemberId>,
+    snapshot: bool,
+    record: bool,
+    generation: u64,
+}
+
+/// Dense numbers for members.
+#[derive(Default)]
+struct Slots {
+    of: BTreeMap<MemberId, MemberSlot>,
+    members: Vec<MemberId>,
+}
+
+impl Slots {
+    fn get(&mut self, member: MemberId) -> MemberSlot {
+        *self.of.entry(member).or_insert_with(|| {
+            self.members.push(member);
+            MemberSlot((self.members.len() - 1) as u32)
+        })
+    }
+
+    fn member(&self, slot: MemberSlot) -> Option<MemberId> {
+        self.members.get(slot.index()).copied()
+    }
+}
+
+/// This node's labels for destinations, as a relay.
+#[derive(Default)]
+struct Labels {
+    of: BTreeMap<MemberId, RelayLabel>,
+}
+
+impl Labels {
+    /// The label of `member`; `None` when all are given out.
+    fn get(&mut self, member: MemberId) -> Option<RelayLabel> {
+        if let Some(label) = self.of.get(&member) {
+            return Some(*label);
+        }
+        let next = u16::try_from(self.of.len()).ok()?.checked_add(RelayLabel::FIRST.0)?;
+        self.of.insert(member, RelayLabel(next));
+        Some(RelayLabel(next))
+    }
+}
+
+impl Node {
+    /// Makes a node and reads its cache. The first events, among them a snapshot, are there at once.
+    ///
+    /// # Errors
+    /// When what the node itself is made from does not fit together.
+    pub fn new(config: NodeConfig, now: Now, mut rng: StdRng) -> Result<Node, NodeError> {
+        let mut membership = Membership::new(config.trust);
+        let certificate_bytes = config.certificate.to_bytes();
+        let issuer_bytes = config.issuer.as_ref().map(|issuer| issuer.to_bytes());
+        let body = config.certificate.body().clone();
+        if config.identity.public() != body.identity {
+            return Err(NodeError::WrongIdentity);
+        }
+        membership.add_certificate(now.wall, config.certificate, config.issuer)?;
+        let mut locals = Vec::new();
+        for epoch in &config.epochs {
+            membership.add_key_epoch(epoch.signed.clone())?;
+            locals.push(LocalEpoch {
+                number: epoch.signed.body().number,
+                secret: epoch.secret.clone(),
+                hash: EpochHash::of(&epoch.signed.signing_bytes()),
+                capabilities: epoch.signed.body().capabilities,
+            });
+        }
+        let (Some(current), Some(newest)) = (locals.pop(), config.epochs.last()) else {
+            return Err(NodeError::NoTransportKey);
+        };
+        for revocation in config.revocations {
+            // What is on disk was verified when it came; what no longer verifies is of no use.
+            let _ = membership.add_revocation(revocation);
+        }
+        let epoch = current.number;
+        let capabilities = current.capabilities;
+        let key_epoch = newest.signed.to_bytes();
+        let advert = Advert {
+            capabilities,
+            bundle_version: membership.trust().version(),
+            revocations: membership.revocations().digest(),
+        };
+        let handshaker = Handshaker::new(
+            HandshakerConfig {
+                member: body.member,
+                mesh: membership.mesh(),
+                gate: config.gate.clone(),
+                epochs: LocalEpochs {
+                    current,
+                    next: None,
+                    previous: locals.pop(),
+                    retired: locals.iter().map(|epoch| epoch.secret.public()).collect(),
+                    announcement: key_epoch.clone(),
+                },
+                advert,
+                last_timestamp_us: config.timestamp_floor_us,
+            },
+            now,
+            StdRng::from_rng(&mut rng),
+        )?;
+        let me = Me {
+            member: body.member,
+            name: body.name.clone(),
+            identity: config.identity,
+            gate: config.gate,
+            boot: config.boot,
+            serial: body.serial,
+            epoch,
+            certificate: certificate_bytes,
+            issuer: issuer_bytes,
+            key_epoch,
+            version: config.version,
+        };
+        let mut node = Node {
+            lsdb: Lsdb::new(membership.mesh(), me.member, me.boot),
+            slots: Slots::default(),
+            me,
+            settings: config.settings,
+            rng,
+            membership,
+            handshaker,
+            peers: BTreeMap::new(),
+            targets: BTreeSet::new(),
+            reflexive: BTreeMap::new(),
+            labels: Labels::default(),
+            joins: join::Forwarded::default(),
+            routing: Routing {
+                timer: SpfTimer::new(),
+                paths: ShortestPaths::default(),
+                fib: Arc::default(),
+                sources: Arc::default(),
+                prefixes: Vec::new(),
+            },
+            gossip: gossip::Gossip::default(),
+            dirty: Dirty { record: true, snapshot: true, ..Dirty::default() },
+            chores_at: now.mono,
+            reserved_us: config.timestamp_floor_us,
+            next_ping: 1,
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            stats: NodeStats::default(),
+        };
+        node.slots.get(node.me.member);
+        node.import_cache(now, &config.cache);
+        node.compute_routes(now);
+        node.settle(now);
+        Ok(node)
+    }
+
+    /// Takes what the data plane hands up.
+    pub fn handle_inbound(&mut self, now: Now, inbound: Inbound) {
+        match inbound {
+            Inbound::Control { receiver, via, frames } => self.handle_control(now, receiver, via, &frames),
+            Inbound::Notice(Notice::Heard { receiver, via, traffic }) => {
+                self.handle_heard(now, receiver, via, traffic);
+            }
+            Inbound::Notice(Notice::WantsLabel { neighbour, destination }) => {
+                self.offer_label(now, neighbour, destination);
+            }
+            Inbound::Notice(Notice::CannotRelay { neighbour, label, destination }) => {
+                self.refuse_relaying(now, neighbour, label, destination);
+            }
+            Inbound::Datagram { via, bytes } => self.handle_datagram(now, via, &bytes),
+            Inbound::Packet(packet) => self.handle_packet(now, packet),
+            Inbound::Active(slot) => {
+                if let Some(member) = self.slots.member(slot) {
+                    self.note_traffic(now, member);
+                }
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Applies changed settings: other addresses of the interfaces, other endpoints, a reloaded configuration.
+    pub fn handle_settings(&mut self, now: Now, settings: Settings) {
+        if settings == self.settings {
+            return;
+        }
+        let moved = settings.interface_addresses != self.settings.interface_addresses;
+        self.settings = settings;
+        self.dirty.record = true;
+        self.dirty.snapshot = true;
+        self.routing.timer.changed(now.mono);
+        if moved {
+            self.reflexive.clear();
+            self.recheck_paths(now);
+        }
+        self.announce_candidates(now);
+        self.settle(now);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        let due: Vec<MemberId> = self
+            .peers
+            .values()
+            .filter(|peer| self.peer_timeout(now, peer).is_some_and(|at| at <= now.mono))
+            .map(|peer| peer.member)
+            .collect();
+        for member in due {
+            self.drive_peer(now, member);
+        }
+        self.drive_gossip(now);
+        if self.routing.timer.fire(now.mono) {
+            self.compute_routes(now);
+        }
+        if self.lsdb.poll_timeout(now.mono).is_some_and(|at| at <= now.mono) {
+            self.dirty.record = true;
+            self.routing.timer.changed(now.mono);
+        }
+        if self.chores_at <= now.mono {
+            self.chores_at = now.mono + CHORES_EVERY;
+            self.do_chores(now);
+        }
+        self.settle(now);
+    }
+
+    /// When [`Node::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self, now: Now) -> Mono {
+        let peers = self.peers.values().filter_map(|peer| self.peer_timeout(now, peer));
+        let others =
+            [self.routing.timer.poll_timeout(), self.lsdb.poll_timeout(now.mono), self.gossip.flush_at()];
+        peers.chain(others.into_iter().flatten()).fold(self.chores_at, Mono::min)
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The next datagram to send; to be asked for after the events.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// Sends an echo request to a member; [`Event::Pong`] with the same number answers it. Makes a session if there is
+    /// none. `None` when the member is unknown.
+    pub fn ping(&mut self, now: Now, member: MemberId) -> Option<u32> {
+        let id = self.next_ping;
+        self.next_ping = self.next_ping.wrapping_add(1);
+        self.want(now, member)?;
+        self.note_traffic(now, member);
+        let peer = self.peers.get_mut(&member)?;
+        if peer.pings.len() < peer::MAX_QUEUED_PINGS {
+            peer.pings.push_back(id);
+        }
+        self.flush_waiting(now, member);
+        self.settle(now);
+        Some(id)
+    }
+
+    /// The member with this name, if it is one.
+    pub fn member_named(&self, now: Now, name: &Name) -> Option<MemberId> {
+        self.membership.with_name(now.wall, name)
+    }
+
+    /// Tells all peers that this node goes away. The last datagrams are in [`Node::poll_transmit`].
+    pub fn shut_down(&mut self, now: Now) {
+        let up: Vec<MemberId> = self.peers.values().filter(|peer| peer.up).map(|peer| peer.member).collect();
+        for member in up {
+            self.send_frames(now, member, None, &[proto::frame::Frame::Close { reason: 0 }]);
+        }
+    }
+
+    /// What the control plane counted.
+    pub fn stats(&self) -> NodeStats {
+        self.stats
+    }
+
+    /// What handshakes were counted.
+    pub fn handshake_stats(&self) -> crate::session::HandshakeStats {
+        self.handshaker.stats()
+    }
+
+    /// Who belongs to the mesh, as far as this node knows.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// The records that this node knows.
+    pub fn lsdb(&self) -> &Lsdb {
+        &self.lsdb
+    }
+
+    /// This node's member id.
+    pub fn member(&self) -> MemberId {
+        self.me.member
+    }
+
+    /// The secret that the members share, for those who join.
+    pub fn gate(&self) -> &GateKey {
+        &self.me.gate
+    }
+
+    /// Brings everything up to date that an input may have changed.
+    fn settle(&mut self, now: Now) {
+        if std::mem::take(&mut self.dirty.record) {
+            self.author_record(now);
+        }
+        for member in std::mem::take(&mut self.dirty.peers) {
+            self.choose_path(now, member);
+        }
+        if std::mem::take(&mut self.dirty.snapshot) {
+            self.publish(now);
+        }
+        self.reserve_timestamps();
+    }
+
+    fn peer_timeout(&self, now: Now, peer: &Peer) -> Option<Mono> {
+        let paths = if peer.up { peer.paths.poll_timeout(now.mono) } else { None };
+        let compare = (peer.up && self.compares_with(peer)).then_some(peer.compare_at);
+        [peer.session.poll_timeout(), paths, compare].into_iter().flatten().min()
+    }
+
+    /// Does what is due for one peer: handshakes, probes, comparing of databases.
+    fn drive_peer(&mut self, now: Now, member: MemberId) {
+        let Some(peer) = self.peers.get_mut(&member) else { return };
+        peer.session.handle_timeout(now, &mut self.handshaker);
+        self.drain_session(now, member);
+        self.send_probes(now, member);
+        self.compare_if_due(now, member);
+        self.revive_if_dead(now, member);
+        self.dirty.peers.insert(member);
+    }
+
+    /// Lets the peer's paths decide again which one carries its traffic.
+    fn choose_path(&mut self, now: Now, member: MemberId) {
+        let Some(peer) = self.peers.get_mut(&member) else { return };
+        let was_link = self
+            .lsdb
+            .get(self.me.member)
+            .is_some_and(|own| own.record().links.iter().any(|link| link.member == member));
+        let selection = peer.paths.select(now.mono);
+        let is_link = peer.up && peer.paths.direct_alive(now.mono);
+        if was_link != is_link {
+            self.dirty_record_for(member, is_link);
+        }
+        let Some(peer) = self.peers.get_mut(&member) else { return };
+        if selection == peer.selection {
+            return;
+        }
+        let changed = selection.primary != peer.selection.primary;
+        let had_none = peer.selection.primary.is_none();
+        peer.selection = selection;
+        self.dirty.snapshot = true;
+        if changed && self.peers.get(&member).is_some_and(|peer| peer.up) {
+            if let Some(name) = self.name_of(member) {
+                self.events.push_back(Event::PathChanged { member, name, path: selection.primary });
+            }
+            self.relay_changed(now, member);
+        }
+        if had_none {
+            self.flush_waiting(now, member);
+        }
+    }
+
+    fn dirty_record_for(&mut self, member: MemberId, is_link: bool) {
+        // Only adjacencies that are announced, or should be, concern the record.
+        if !is_link || self.is_adjacency(member) {
+            self.author_soon();
+        }
+    }
+
+    fn author_soon(&mut self) {
+        self.dirty.record = true;
+    }
+
+    fn name_of(&self, member: MemberId) -> Option<Name> {
+        self.membership.get(member).map(|member| member.name().clone())
+    }
+
+    fn path_of(&self, via: Via) -> Option<PathId> {
+        match via {
+            Via::Direct { socket, from } => Some(PathId::Direct { socket, remote: from }),
+            Via::Relayed { relay, .. } => self.slots.member(relay).map(|relay| PathId::Relay { relay }),
+        }
+    }
+
+    fn transmit(&mut self, (socket, to, bytes): (SocketId, SocketAddr, Vec<u8>)) {
+        if self.transmits.len() >= MAX_TRANSMITS {
+            self.stats.transmits_dropped += 1;
+            return;
+        }
+        self.transmits.push_back(Transmit { socket, to, bytes });
+    }
+
+    fn reserve_timestamps(&mut self) {
+        let used = self.handshaker.last_timestamp_us();
+        if used >= self.reserved_us {
+            self.reserved_us = used.saturating_add(RESERVE_US);
+            self.events.push_front(Event::ReserveTimestamp(self.reserved_us));
+        }
+    }
+
+    fn do_chores(&mut self, now: Now) {
+        for peer in self.peers.values_mut() {
+            self.stats.packets_dropped += peer.expire_queue(now.mono);
+        }
+        self.joins.expire(now.mono);
+        self.choose_targets(now);
+        self.refresh_all_paths(now);
+        self.drop_unneeded_peers(now);
+        self.dirty.record = true;
+    }
+
+    fn random_jitter(&mut self, at_most: Duration) -> Duration {
+        let micros = u64::try_from(at_most.as_micros()).unwrap_or(u64::MAX).max(1);
+        Duration::from_micros(self.rng.next_u64() % micros)
+    }
+}

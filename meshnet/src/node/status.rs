@@ -1,0 +1,196 @@
+//! What people and scripts see of a node.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering;
+
+use proto::id::{MemberId, Name};
+
+use super::view::{CurrentPath, NodeView, PeerState, PeerView, RouteView, Warning};
+use super::{Node, Peer};
+use crate::membership::{Claimed, Validity};
+use crate::path::PathId;
+use crate::time::Now;
+
+impl Node {
+    /// The whole node.
+    pub fn view(&self, now: Now) -> NodeView {
+        let me = self.me.member;
+        let certificate = self.membership.get(me).map(|own| own.certificate().body());
+        NodeView {
+            member: me,
+            name: self.me.name.clone(),
+            mesh: self.membership.trust().current().name.clone(),
+            addresses: self.membership.addresses(now.wall, me),
+            datacenter: self.settings.datacenter.clone(),
+            roles: certificate.map(|certificate| certificate.roles).unwrap_or_default(),
+            relays: self.relays_now(now),
+            candidates: self.own_candidates().iter().map(|candidate| candidate.endpoint).collect(),
+            subnets: self.own_subnets(now.wall).iter().map(|subnet| (subnet.prefix, subnet.weight)).collect(),
+            key_epoch: self.me.epoch,
+            certificate_ends_s: certificate.map_or(0, |certificate| certificate.not_after_s),
+            peers: self.peer_views(now),
+            warnings: self.warnings(now),
+        }
+    }
+
+    /// Every other member, by name.
+    pub fn peer_views(&self, now: Now) -> Vec<PeerView> {
+        let others = self.membership.iter().map(|(member, _)| member);
+        let honoured = others
+            .filter(|member| *member != self.me.member && self.membership.is_honoured(now.wall, *member));
+        let mut views: Vec<PeerView> = honoured.filter_map(|member| self.peer_view(now, member)).collect();
+        views.sort_by(|a, b| a.name.cmp(&b.name));
+        views
+    }
+
+    /// Every prefix that members announce, and who gets its packets.
+    pub fn route_views(&self, now: Now) -> Vec<RouteView> {
+        let mut views = Vec::new();
+        for (member, entry) in self.lsdb.live(now.mono) {
+            let Some(owner) = self.name_of(member) else { continue };
+            let own = member == self.me.member;
+            let peer = self.peers.get(&member);
+            let reachable = own || peer.is_none_or(|peer| !peer.unresponsive(now.mono));
+            let slot = self.slots.of.get(&member);
+            let addresses = self.membership.addresses(now.wall, member).into_iter().map(|ip| (ip.into(), 0));
+            let subnets = entry
+                .record()
+                .subnets
+                .iter()
+                .filter(|subnet| self.membership.may_announce(now.wall, member, &subnet.prefix))
+                .map(|subnet| (subnet.prefix, subnet.weight));
+            for (prefix, weight) in addresses.chain(subnets) {
+                let chosen = self.routing.fib.lookup(&prefix.network()).as_ref() == slot;
+                views.push(RouteView { prefix, owner: owner.clone(), weight, chosen, reachable, own });
+            }
+        }
+        views.sort_by(|a, b| (a.prefix, a.weight, &a.owner).cmp(&(b.prefix, b.weight, &b.owner)));
+        views
+    }
+
+    fn peer_view(&self, now: Now, member: MemberId) -> Option<PeerView> {
+        let known = self.membership.get(member)?;
+        let record = self.lsdb.get(member).map(|entry| entry.record());
+        let peer = self.peers.get(&member);
+        let count = |read: fn(&crate::dataplane::PeerStats) -> u64| peer.map_or(0, |peer| read(&peer.stats));
+        Some(PeerView {
+            member,
+            name: known.name().clone(),
+            addresses: self.membership.addresses(now.wall, member),
+            datacenter: record.and_then(|record| record.datacenter.clone()),
+            relays: record.is_some_and(|record| record.relays) && self.may_relay(now, member),
+            state: self.state_of(now, member),
+            paths: peer.map(|peer| peer.paths.views(now.mono)).unwrap_or_default(),
+            path: peer.and_then(|peer| self.current_path(now, peer)),
+            rx_bytes: count(|stats| stats.rx_bytes.load(Ordering::Relaxed)),
+            tx_bytes: count(|stats| stats.tx_bytes.load(Ordering::Relaxed)),
+            last_handshake: peer.and_then(|peer| peer.last_handshake).map(|at| now.mono.since(at)),
+            key_epoch: known.epochs().newest().map(|epoch| epoch.body().number),
+            version: peer.and_then(|peer| peer.hello.as_ref()).map(|(_, version)| version.clone()),
+            subnets: record
+                .map(|record| record.subnets.iter().map(|subnet| (subnet.prefix, subnet.weight)).collect())
+                .unwrap_or_default(),
+        })
+    }
+
+    fn state_of(&self, now: Now, member: MemberId) -> PeerState {
+        let has_way = self.routing.paths.best(member).is_some()
+            || self.lsdb.get(member).is_some_and(|entry| !entry.record().candidates.is_empty());
+        let Some(peer) = self.peers.get(&member) else {
+            return if has_way { PeerState::Idle } else { PeerState::Unreachable };
+        };
+        if peer.unresponsive(now.mono) {
+            return PeerState::Unreachable;
+        }
+        if !peer.up {
+            return if peer.session.is_initiating() { PeerState::Connecting } else { PeerState::Idle };
+        }
+        match peer.selection.primary {
+            Some(PathId::Direct { .. }) => PeerState::Direct,
+            Some(PathId::Relay { .. }) => PeerState::Relayed,
+            None => PeerState::Connecting,
+        }
+    }
+
+    fn current_path(&self, now: Now, peer: &Peer) -> Option<CurrentPath> {
+        let id = peer.selection.primary.filter(|_| peer.up)?;
+        let keypair = peer.session.sending()?;
+        let quality = peer.paths.quality(&id).unwrap_or_default();
+        let (remote, via) = match id {
+            PathId::Direct { remote, .. } => (remote, Vec::new()),
+            PathId::Relay { relay } => {
+                (self.relay_endpoint(now, relay)?, self.names_towards(relay, peer.member))
+            }
+        };
+        Some(CurrentPath {
+            remote,
+            via,
+            rtt: quality.rtt(),
+            loss: quality.loss(),
+            mtu: self.settings.mtu,
+            suite: keypair.suite,
+        })
+    }
+
+    fn relay_endpoint(&self, now: Now, relay: MemberId) -> Option<SocketAddr> {
+        match self.peers.get(&relay)?.paths.best_direct(now.mono)? {
+            (PathId::Direct { remote, .. }, _) => Some(remote),
+            (PathId::Relay { .. }, _) => None,
+        }
+    }
+
+    /// The relays on the way, as far as they are known: the first hop, then what the records say.
+    fn names_towards(&self, first: MemberId, destination: MemberId) -> Vec<Name> {
+        let adjacent = |a: MemberId, b: MemberId| {
+            self.lsdb.get(a).is_some_and(|entry| entry.record().links.iter().any(|link| link.member == b))
+        };
+        let mut names: Vec<Name> = self.name_of(first).into_iter().collect();
+        if !adjacent(first, destination) {
+            let second = self.lsdb.iter().map(|(member, _)| member).find(|second| {
+                *second != self.me.member && adjacent(first, *second) && adjacent(*second, destination)
+            });
+            names.extend(second.and_then(|second| self.name_of(second)));
+        }
+        names
+    }
+
+    fn warnings(&self, now: Now) -> Vec<Warning> {
+        let me = self.me.member;
+        let mut warnings = Vec::new();
+        for clash in self.membership.clashes(now.wall) {
+            if let (Some(loser), Some(holder)) = (self.name_of(clash.loser), self.name_of(clash.winner)) {
+                let over = match clash.over {
+                    Claimed::Address(address) => Some(address),
+                    Claimed::Name(_) => None,
+                };
+                warnings.push(Warning::Clash { loser, holder, over });
+            }
+        }
+        if let Some(own) = self.membership.get(me) {
+            let ends_s = own.certificate().body().not_after_s;
+            let seconds_left = ends_s as i64 - now.wall.seconds() as i64;
+            if self.membership.validity(now.wall, me) != Some(Validity::Valid) || seconds_left < ENDS_SOON_S {
+                warnings.push(Warning::CertificateEnds { seconds_left });
+            }
+        }
+        let announced = self.own_subnets(now.wall);
+        for subnet in self.settings.subnets.iter().filter(|subnet| !announced.contains(subnet)) {
+            warnings.push(Warning::SubnetNotCertified(subnet.prefix));
+        }
+        if self.settings.relay && !self.may_relay(now, me) {
+            warnings.push(Warning::NoRelayRole);
+        }
+        if self.membership.len() > 1 && !self.peers.values().any(|peer| peer.up) {
+            warnings.push(Warning::Alone);
+        }
+        warnings
+    }
+
+    /// The member that an overlay address belongs to.
+    pub fn member_at(&self, now: Now, address: &IpAddr) -> Option<MemberId> {
+        self.membership.owner(now.wall, address)
+    }
+}
+
+/// A certificate that ends within this many seconds is warned about: less than a third of the lifetime is left.
+const ENDS_SOON_S: i64 = 14 * 24 * 3600;

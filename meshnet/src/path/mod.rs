@@ -1,0 +1,598 @@
+//! The paths to one peer: which are known, which are proven, which carries traffic, and when each is looked at again.
+//!
+//! A [`PathSet`] is pure bookkeeping: it says which probes to send ([`PathSet::poll_probe`]), is told what came back
+//! ([`PathSet::handle_reply`], [`PathSet::heard`]), and answers which paths to use ([`PathSet::select`]).
+//!
+//! A path is *proven* by an authenticated reply to a probe that went out over it. It is *alive* while proof keeps
+//! coming. Liveness is judged on both directions: silence kills a path after [`DEAD_MISSES`] unanswered probes, and a
+//! path on which data still arrives but no probe is answered any more is given up after [`ONE_WAY_MISSES`].
+
+mod quality;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use proto::id::MemberId;
+
+use crate::time::Mono;
+pub use quality::Quality;
+
+/// Which of the node's UDP sockets, by its place in the list of listening sockets.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct SocketId(pub u8);
+
+/// What identifies a path to a peer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum PathId {
+    /// Straight to an endpoint of the peer.
+    Direct {
+        /// The socket that sends.
+        socket: SocketId,
+        /// The peer's endpoint.
+        remote: SocketAddr,
+    },
+    /// Through a relay, which forwards the sealed datagrams.
+    Relay {
+        /// The first hop.
+        relay: MemberId,
+    },
+}
+
+impl PathId {
+    /// Whether the path needs no relay.
+    pub fn is_direct(&self) -> bool {
+        matches!(self, PathId::Direct { .. })
+    }
+}
+
+/// Where a candidate was learnt. Decides which candidates go first when there are too many.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Origin {
+    /// An authenticated datagram came from there.
+    Heard,
+    /// The peer's record or its list of candidates names it.
+    Announced,
+    /// A relay that is attached to both ends.
+    Relay,
+}
+
+/// Time between probes of a path that carries traffic.
+pub const PROBE_ACTIVE: Duration = Duration::from_millis(300);
+/// Time between probes of the warm second path while traffic flows.
+pub const PROBE_WARM: Duration = Duration::from_millis(1000);
+/// Time between probes of other proven paths while traffic flows.
+pub const PROBE_OTHER: Duration = Duration::from_secs(5);
+/// Time between keepalive probes when no traffic flows; under the 30 s that impatient NATs keep a UDP mapping.
+pub const KEEPALIVE: Duration = Duration::from_secs(15);
+/// Traffic this long ago still counts as flowing.
+pub const ACTIVE_FOR: Duration = Duration::from_secs(3);
+/// A peer without traffic for this long, that is not kept for the control plane, is no longer probed.
+pub const IDLE_AFTER: Duration = Duration::from_secs(60);
+/// Unanswered probes after which a silent path is suspected: traffic is duplicated on another path.
+pub const SUSPECT_MISSES: u32 = 2;
+/// Unanswered probes after which a silent path is dead.
+pub const DEAD_MISSES: u32 = 4;
+/// Unanswered probes after which a path is dead although data still arrives on it.
+pub const ONE_WAY_MISSES: u32 = 8;
+/// Most paths kept for one peer.
+pub const MAX_PATHS: usize = 24;
+/// Probes in flight that are remembered per path.
+const MAX_IN_FLIGHT: usize = 16;
+/// Shortest time between two changes of the chosen path while both are alive.
+const DWELL: Duration = Duration::from_secs(1);
+/// A relayed path must be better than a direct one by this much: it costs others their bandwidth.
+const RELAY_HANDICAP_US: u64 = 3_000;
+/// A path must be better than the chosen one by a fifth and by this much to replace it.
+const SWITCH_MARGIN_US: u64 = 500;
+/// What a path counts as that is proven by a handshake but not measured yet.
+const UNMEASURED_US: u64 = 50_000;
+/// Unproven candidates are tried at these intervals, the last one repeating.
+const CANDIDATE_BACKOFF_MS: [u64; 8] = [0, 150, 350, 750, 1_500, 4_000, 10_000, 30_000];
+/// A candidate that was never proven is forgotten after this long without being announced again.
+const CANDIDATE_LIFE: Duration = Duration::from_secs(300);
+
+/// A probe that should be sent now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Probe {
+    /// The path to send it on.
+    pub path: PathId,
+    /// Identifies the probe in its reply.
+    pub id: u32,
+}
+
+/// Which paths carry a peer's traffic.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Selection {
+    /// The chosen path.
+    pub primary: Option<PathId>,
+    /// While there is doubt about the chosen path: everything goes out here too; the replay window of the receiver
+    /// removes what arrives twice.
+    pub duplicate: Option<PathId>,
+}
+
+/// Why a path is or is not the chosen one, for `meshd why`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// It carries the traffic.
+    Chosen,
+    /// Alive, and kept warm as the next one.
+    Warm,
+    /// Alive, but its score is worse.
+    Worse,
+    /// Some probes stayed without answer.
+    Suspect,
+    /// Was proven once; now silent.
+    Dead,
+    /// Never answered a probe.
+    Unproven,
+}
+
+/// A path's state as shown to people.
+#[derive(Clone, Debug)]
+pub struct PathView {
+    /// Which path.
+    pub id: PathId,
+    /// Where it was learnt.
+    pub origin: Origin,
+    /// Its standing among the others.
+    pub standing: Standing,
+    /// Measurements; `None` before the first reply.
+    pub quality: Option<Quality>,
+    /// The score in microseconds, lower is better; `None` while it is not alive.
+    pub score_us: Option<u64>,
+    /// Unanswered probes since the last sign of life.
+    pub misses: u32,
+    /// When it is probed next.
+    pub next_probe: Mono,
+}
+
+struct Path {
+    origin: Origin,
+    announced: Mono,
+    proven: bool,
+    quality: Quality,
+    last_reply: Option<Mono>,
+    last_heard: Option<Mono>,
+    misses: u32,
+    tries: u32,
+    next_probe: Mono,
+    in_flight: Vec<InFlight>,
+}
+
+struct InFlight {
+    id: u32,
+    sent: Mono,
+    /// It was counted as missed. A late reply is still taken: the path may just have become slower.
+    missed: bool,
+}
+
+impl Path {
+    fn new(origin: Origin, now: Mono) -> Path {
+        Path {
+            origin,
+            announced: now,
+            proven: false,
+            quality: Quality::default(),
+            last_reply: None,
+            last_heard: None,
+            misses: 0,
+            tries: 0,
+            next_probe: now,
+            in_flight: Vec::new(),
+        }
+    }
+
+    fn quiet_for(&self, now: Mono) -> Duration {
+        self.last_reply.max(self.last_heard).map_or(Duration::MAX, |at| now.since(at))
+    }
+
+    fn alive(&self, now: Mono) -> bool {
+        self.proven
+            && self.misses < ONE_WAY_MISSES
+            && (self.misses < DEAD_MISSES || self.quiet_for(now) < PROBE_ACTIVE * DEAD_MISSES)
+    }
+
+    fn suspect(&self, now: Mono) -> bool {
+        self.misses >= SUSPECT_MISSES && self.quiet_for(now) >= PROBE_ACTIVE
+    }
+
+    fn sent(&self, probe: u32) -> bool {
+        self.in_flight.iter().any(|flight| flight.id == probe)
+    }
+
+    /// How long a probe may stay unanswered before it counts as missed.
+    fn patience(&self) -> Duration {
+        PROBE_ACTIVE.max(self.quality.patience()) - Duration::from_millis(10)
+    }
+}
+
+/// All paths to one peer.
+pub struct PathSet {
+    paths: BTreeMap<PathId, Path>,
+    primary: Option<PathId>,
+    switched: Mono,
+    last_traffic: Option<Mono>,
+    keep: bool,
+    next_id: u32,
+}
+
+impl PathSet {
+    /// An empty set. `first_probe_id` should be random, so that replies of an earlier life are not taken for new ones.
+    pub fn new(first_probe_id: u32) -> PathSet {
+        PathSet {
+            paths: BTreeMap::new(),
+            primary: None,
+            switched: Mono(0),
+            last_traffic: None,
+            keep: false,
+            next_id: first_probe_id,
+        }
+    }
+
+    /// Adds a candidate, or notes that it was announced again. Returns whether it is new.
+    ///
+    /// When the set is full, a candidate that was never proven makes room; a proven path never does.
+    pub fn add(&mut self, now: Mono, id: PathId, origin: Origin) -> bool {
+        if let Some(path) = self.paths.get_mut(&id) {
+            path.announced = now;
+            path.origin = path.origin.min(origin);
+            return false;
+        }
+        if self.paths.len() >= MAX_PATHS {
+            let Some(victim) = self
+                .paths
+                .iter()
+                .filter(|(_, path)| !path.proven)
+                .max_by_key(|(_, path)| (path.origin, path.tries))
+                .map(|(id, _)| *id)
+            else {
+                return false;
+            };
+            self.paths.remove(&victim);
+        }
+        self.paths.insert(id, Path::new(origin, now));
+        true
+    }
+
+    /// Forgets a path, for instance because its socket is gone.
+    pub fn remove(&mut self, id: &PathId) {
+        self.paths.remove(id);
+        if self.primary == Some(*id) {
+            self.primary = None;
+        }
+    }
+
+    /// Keeps only the relayed paths whose relay is in `relays`; direct paths stay.
+    pub fn retain_relays(&mut self, mut usable: impl FnMut(&MemberId) -> bool) {
+        self.paths.retain(|id, _| match id {
+            PathId::Relay { relay } => usable(relay),
+            PathId::Direct { .. } => true,
+        });
+        if self.primary.is_some_and(|id| !self.paths.contains_key(&id)) {
+            self.primary = None;
+        }
+    }
+
+    /// Whether the control plane wants this peer reachable even without traffic.
+    pub fn set_keep(&mut self, keep: bool) {
+        self.keep = keep;
+    }
+
+    /// Traffic was sent to or received from the peer. Returns whether it had been idle, so that the caller reschedules.
+    pub fn traffic(&mut self, now: Mono) -> bool {
+        let idle_for = self.last_traffic.map_or(Duration::MAX, |at| now.since(at));
+        self.last_traffic = Some(now);
+        if idle_for <= ACTIVE_FOR {
+            return false;
+        }
+        for path in self.paths.values_mut() {
+            if path.proven {
+                path.next_probe = path.next_probe.min(now);
+            } else {
+                path.tries = path.tries.min(2);
+                path.next_probe = path.next_probe.min(now + candidate_wait(path.tries));
+            }
+        }
+        true
+    }
+
+    /// An authenticated datagram arrived over `id`. Learns the path if it is new and returns whether it was.
+    pub fn heard(&mut self, now: Mono, id: PathId) -> bool {
+        let new = self.add(now, id, Origin::Heard);
+        if let Some(path) = self.paths.get_mut(&id) {
+            path.last_heard = Some(now);
+            if !path.proven {
+                path.next_probe = now;
+            }
+        }
+        new
+    }
+
+    /// A handshake was answered over `id`: it works in both directions, though nothing was measured yet.
+    pub fn prove(&mut self, now: Mono, id: PathId) {
+        self.add(now, id, Origin::Heard);
+        if let Some(path) = self.paths.get_mut(&id) {
+            path.last_heard = Some(now);
+            path.misses = 0;
+            path.tries = 0;
+            path.proven = true;
+            path.next_probe = now;
+        }
+    }
+
+    /// A probe was answered. Returns the round-trip time if the probe was ours and still open.
+    pub fn handle_reply(&mut self, now: Mono, id: &PathId, probe: u32) -> Option<Duration> {
+        // A reply may come back over another path than the probe took (the peer's choice, or a NAT's): what it proves
+        // is the path that the probe was sent on.
+        let sent_on = if self.paths.get(id).is_some_and(|path| path.sent(probe)) {
+            *id
+        } else {
+            *self.paths.iter().find(|(_, path)| path.sent(probe))?.0
+        };
+        let path = self.paths.get_mut(&sent_on)?;
+        let at = path.in_flight.iter().position(|flight| flight.id == probe)?;
+        let sent = path.in_flight.remove(at).sent;
+        let rtt = now.since(sent);
+        let was_alive = path.alive(now);
+        path.quality.answered(rtt);
+        path.last_reply = Some(now);
+        path.misses = 0;
+        path.tries = 0;
+        path.in_flight.retain(|flight| flight.sent > sent);
+        if !path.proven || !was_alive {
+            path.proven = true;
+            // A second measurement soon: one reply says little about quality.
+            path.next_probe = now + PROBE_ACTIVE / 3;
+        }
+        Some(rtt)
+    }
+
+    /// Everything that was measured may be wrong (the underlay changed): probe all paths at once.
+    pub fn recheck(&mut self, now: Mono) {
+        for path in self.paths.values_mut() {
+            path.next_probe = now;
+            path.tries = 0;
+            path.misses = path.misses.max(SUSPECT_MISSES);
+            path.last_heard = None;
+            path.last_reply = path
+                .last_reply
+                .map(|at| Mono(at.0.min(now.0.saturating_sub(PROBE_ACTIVE.as_micros() as u64))));
+        }
+    }
+
+    /// The next probe that is due, if any. Call until it returns `None`.
+    pub fn poll_probe(&mut self, now: Mono) -> Option<Probe> {
+        self.count_misses(now);
+        if self.is_idle(now) {
+            return None;
+        }
+        let warm = self.warm(now);
+        let active = self.is_active(now);
+        let (&id, _) = self.paths.iter().find(|(_, path)| path.next_probe <= now)?;
+        let primary = self.primary == Some(id);
+        let path = self.paths.get_mut(&id)?;
+        let wait = if !path.proven || !path.alive(now) {
+            path.tries += 1;
+            candidate_wait(path.tries)
+        } else if (primary && active) || path.misses > 0 {
+            PROBE_ACTIVE
+        } else if warm == Some(id) && active {
+            PROBE_WARM
+        } else if active {
+            PROBE_OTHER
+        } else {
+            KEEPALIVE
+        };
+        path.next_probe = now + wait;
+        let probe = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        if path.in_flight.len() >= MAX_IN_FLIGHT {
+            path.in_flight.remove(0);
+        }
+        path.in_flight.push(InFlight { id: probe, sent: now, missed: false });
+        Some(Probe { path: id, id: probe })
+    }
+
+    /// When [`PathSet::poll_probe`] or [`PathSet::select`] may have something new.
+    pub fn poll_timeout(&self, now: Mono) -> Option<Mono> {
+        if self.is_idle(now) {
+            return None;
+        }
+        self.paths
+            .values()
+            .flat_map(|path| {
+                let open = path.in_flight.iter().find(|flight| !flight.missed);
+                let miss = open.map(|flight| flight.sent + path.patience());
+                [Some(path.next_probe), miss.filter(|_| path.proven)]
+            })
+            .flatten()
+            .min()
+    }
+
+    /// The paths that carry traffic now.
+    pub fn select(&mut self, now: Mono) -> Selection {
+        self.count_misses(now);
+        self.expire_candidates(now);
+        let best = self.best(now, None);
+        let current = self.primary.filter(|id| self.paths.get(id).is_some_and(|path| path.alive(now)));
+        let chosen = match (current, best) {
+            (Some(current), Some(best)) if best != current && self.should_switch(now, &current, &best) => {
+                Some(best)
+            }
+            (Some(current), _) => Some(current),
+            (None, best) => best,
+        };
+        // With nothing alive, the last choice is still the best guess.
+        let chosen = chosen.or(self.primary);
+        if chosen != self.primary {
+            self.primary = chosen;
+            self.switched = now;
+            if let Some(path) = chosen.and_then(|id| self.paths.get_mut(&id)) {
+                path.next_probe = path.next_probe.min(now + PROBE_ACTIVE);
+            }
+        }
+        let in_doubt = chosen.and_then(|id| self.paths.get(&id)).is_some_and(|path| {
+            path.suspect(now) || !path.alive(now) || (path.quiet_for(now) > KEEPALIVE * 2 && path.misses == 0)
+        });
+        let duplicate =
+            if in_doubt { self.best(now, chosen).or_else(|| self.fallback(chosen)) } else { None };
+        Selection { primary: chosen, duplicate }
+    }
+
+    /// Whether some path is alive.
+    pub fn any_alive(&self, now: Mono) -> bool {
+        self.paths.values().any(|path| path.alive(now))
+    }
+
+    /// Whether a direct path is alive.
+    pub fn direct_alive(&self, now: Mono) -> bool {
+        self.paths.iter().any(|(id, path)| id.is_direct() && path.alive(now))
+    }
+
+    /// The best direct path that is alive, with its smoothed round-trip time: what makes a link.
+    pub fn best_direct(&self, now: Mono) -> Option<(PathId, Duration)> {
+        self.paths
+            .iter()
+            .filter(|(id, path)| id.is_direct() && path.alive(now))
+            .min_by_key(|(id, path)| (path.quality.score_us(), **id))
+            .map(|(id, path)| (*id, path.quality.rtt()))
+    }
+
+    /// Whether traffic flows, so that paths are probed often.
+    pub fn is_active(&self, now: Mono) -> bool {
+        self.last_traffic.is_some_and(|at| now.since(at) <= ACTIVE_FOR)
+    }
+
+    /// Whether nobody needs this peer now, so that nothing is sent.
+    pub fn is_idle(&self, now: Mono) -> bool {
+        !self.keep && self.last_traffic.is_none_or(|at| now.since(at) > IDLE_AFTER)
+    }
+
+    /// Candidates and paths that a handshake should be sent over: the chosen one first, then those learnt from the
+    /// peer itself, then relays; at most `limit`, relays always among them.
+    pub fn handshake_paths(&self, now: Mono, limit: usize) -> Vec<PathId> {
+        let mut paths: Vec<_> = self.paths.iter().collect();
+        paths.sort_by_key(|(id, path)| {
+            (self.primary != Some(**id), !path.alive(now), !path.proven, path.origin, path.tries, **id)
+        });
+        let (direct, relayed): (Vec<PathId>, Vec<PathId>) =
+            paths.into_iter().map(|(id, _)| *id).partition(PathId::is_direct);
+        let for_relays = relayed.len().min(2);
+        let mut chosen: Vec<PathId> = direct.into_iter().take(limit.saturating_sub(for_relays)).collect();
+        chosen.extend(relayed.into_iter().take(for_relays));
+        chosen
+    }
+
+    /// Measurements of one path.
+    pub fn quality(&self, id: &PathId) -> Option<Quality> {
+        self.paths.get(id).filter(|path| path.proven).map(|path| path.quality)
+    }
+
+    /// Every path, with why it is or is not chosen.
+    pub fn views(&self, now: Mono) -> Vec<PathView> {
+        let warm = self.warm(now);
+        self.paths
+            .iter()
+            .map(|(id, path)| PathView {
+                id: *id,
+                origin: path.origin,
+                standing: if !path.proven {
+                    Standing::Unproven
+                } else if !path.alive(now) {
+                    Standing::Dead
+                } else if self.primary == Some(*id) {
+                    Standing::Chosen
+                } else if path.suspect(now) {
+                    Standing::Suspect
+                } else if warm == Some(*id) {
+                    Standing::Warm
+                } else {
+                    Standing::Worse
+                },
+                quality: path.proven.then_some(path.quality),
+                score_us: path.alive(now).then(|| score(id, path)),
+                misses: path.misses,
+                next_probe: path.next_probe,
+            })
+            .collect()
+    }
+
+    fn count_misses(&mut self, now: Mono) {
+        for path in self.paths.values_mut() {
+            let patience = path.patience();
+            let mut missed = 0;
+            for flight in &mut path.in_flight {
+                if !flight.missed && now.since(flight.sent) >= patience {
+                    flight.missed = true;
+                    missed += 1;
+                }
+            }
+            if missed > 0 && path.proven {
+                path.misses = path.misses.saturating_add(missed);
+                path.quality.missed(missed);
+                if path.misses <= ONE_WAY_MISSES {
+                    path.next_probe = path.next_probe.min(now + PROBE_ACTIVE);
+                }
+            }
+        }
+    }
+
+    fn expire_candidates(&mut self, now: Mono) {
+        let primary = self.primary;
+        self.paths.retain(|id, path| {
+            path.alive(now)
+                || primary == Some(*id)
+                || now.since(path.announced.max(path.last_reply.unwrap_or_default())) < CANDIDATE_LIFE
+        });
+    }
+
+    /// The best path that is alive, other than `except`. Healthy paths come before suspected ones.
+    fn best(&self, now: Mono, except: Option<PathId>) -> Option<PathId> {
+        self.paths
+            .iter()
+            .filter(|(id, path)| path.alive(now) && except != Some(**id))
+            .min_by_key(|(id, path)| (path.suspect(now), score(id, path), **id))
+            .map(|(id, _)| *id)
+    }
+
+    /// With nothing alive: a relay, else anything that was proven once, else any candidate.
+    fn fallback(&self, except: Option<PathId>) -> Option<PathId> {
+        self.paths
+            .iter()
+            .filter(|(id, _)| except != Some(**id))
+            .min_by_key(|(id, path)| (id.is_direct(), !path.proven, **id))
+            .map(|(id, _)| *id)
+    }
+
+    fn warm(&self, now: Mono) -> Option<PathId> {
+        self.best(now, self.primary)
+    }
+
+    fn should_switch(&self, now: Mono, current: &PathId, best: &PathId) -> bool {
+        let (Some(from), Some(to)) = (self.paths.get(current), self.paths.get(best)) else { return false };
+        if from.suspect(now) && !to.suspect(now) {
+            return from.misses >= DEAD_MISSES - 1;
+        }
+        if to.quality.replies() < 2 {
+            return false;
+        }
+        let (old, new) = (score(current, from), score(best, to));
+        let clearly_better = new + new / 4 + SWITCH_MARGIN_US < old;
+        let upgrade = best.is_direct() && !current.is_direct() && new < old;
+        upgrade || (clearly_better && now.since(self.switched) >= DWELL)
+    }
+}
+
+fn candidate_wait(tries: u32) -> Duration {
+    let at = (tries as usize).min(CANDIDATE_BACKOFF_MS.len() - 1);
+    Duration::from_millis(CANDIDATE_BACKOFF_MS[at])
+}
+
+fn score(id: &PathId, path: &Path) -> u64 {
+    let own = if path.quality.replies() == 0 { UNMEASURED_US } else { path.quality.score_us() };
+    if id.is_direct() { own } else { own + own / 10 + RELAY_HANDICAP_US }
+}
+
+#[cfg(test)]
+mod tests;

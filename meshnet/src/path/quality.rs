@@ -1,0 +1,75 @@
+//! What is measured of a path: round-trip time, jitter, loss.
+
+use std::time::Duration;
+
+/// Smoothed measurements of one path. Round-trip time and its deviation are smoothed as TCP does (RFC 6298, gains 1/8
+/// and 1/4); loss is an exponential average over probes with gain 1/16.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Quality {
+    srtt_us: u64,
+    deviation_us: u64,
+    loss: f32,
+    replies: u32,
+}
+
+/// What one per cent of loss costs in the score: a lost packet delays its stream by about a retransmission.
+const LOSS_COST_US: f32 = 4_000.0;
+/// Gain of the loss average.
+const LOSS_GAIN: f32 = 1.0 / 16.0;
+
+impl Quality {
+    /// A probe was answered after `rtt`.
+    pub fn answered(&mut self, rtt: Duration) {
+        let sample = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
+        if self.replies == 0 {
+            self.srtt_us = sample;
+            self.deviation_us = sample / 2;
+        } else {
+            let error = self.srtt_us.abs_diff(sample);
+            self.deviation_us = (3 * self.deviation_us + error) / 4;
+            self.srtt_us = (7 * self.srtt_us + sample) / 8;
+        }
+        self.loss -= self.loss * LOSS_GAIN;
+        self.replies = self.replies.saturating_add(1);
+    }
+
+    /// `count` probes stayed without answer.
+    pub fn missed(&mut self, count: u32) {
+        for _ in 0..count.min(64) {
+            self.loss += (1.0 - self.loss) * LOSS_GAIN;
+        }
+    }
+
+    /// Smoothed round-trip time.
+    pub fn rtt(&self) -> Duration {
+        Duration::from_micros(self.srtt_us)
+    }
+
+    /// Smoothed deviation of the round-trip time.
+    pub fn jitter(&self) -> Duration {
+        Duration::from_micros(self.deviation_us)
+    }
+
+    /// Share of probes lost, 0.0 to 1.0.
+    pub fn loss(&self) -> f32 {
+        self.loss
+    }
+
+    /// Probes answered so far.
+    pub fn replies(&self) -> u32 {
+        self.replies
+    }
+
+    /// One figure to compare paths by, in microseconds; lower is better: round-trip time, twice its deviation, and
+    /// what the loss costs.
+    pub fn score_us(&self) -> u64 {
+        // A single lost probe moves the average by a sixteenth: up to that it says nothing about the path.
+        let loss = (self.loss - LOSS_GAIN).max(0.0) * 100.0;
+        self.srtt_us + 2 * self.deviation_us + (loss * LOSS_COST_US) as u64
+    }
+
+    /// How long to wait for a reply before it counts as lost (RFC 6298 section 2.3, without its floor of a second).
+    pub fn patience(&self) -> Duration {
+        Duration::from_micros(self.srtt_us + (4 * self.deviation_us).max(100_000))
+    }
+}

@@ -1,0 +1,159 @@
+use super::*;
+
+const RELAY: PathId = PathId::Relay { relay: MemberId([7; 16]) };
+
+fn direct(port: u16) -> PathId {
+    PathId::Direct { socket: SocketId(0), remote: SocketAddr::from(([192, 0, 2, 1], port)) }
+}
+
+/// A set over a fake network: each path has a fixed round-trip time, or `None` while it is cut.
+struct Net {
+    set: PathSet,
+    now: Mono,
+    rtt: BTreeMap<PathId, Option<Duration>>,
+    replies: Vec<(Mono, PathId, u32)>,
+    probes: u32,
+}
+
+impl Net {
+    fn new(paths: &[(PathId, u64)]) -> Net {
+        let mut net = Net {
+            set: PathSet::new(1000),
+            now: Mono(1_000_000),
+            rtt: BTreeMap::new(),
+            replies: Vec::new(),
+            probes: 0,
+        };
+        for (id, ms) in paths {
+            net.set.add(net.now, *id, Origin::Announced);
+            net.rtt.insert(*id, Some(Duration::from_millis(*ms)));
+        }
+        net
+    }
+
+    /// Runs for `span` in steps of 5 ms, with traffic all along when `traffic`; returns the selections that were made.
+    fn run(&mut self, span: Duration, traffic: bool) -> Vec<(Duration, Selection)> {
+        let start = self.now;
+        let mut seen: Vec<(Duration, Selection)> = Vec::new();
+        while self.now.since(start) < span {
+            self.now = self.now + Duration::from_millis(5);
+            if traffic {
+                self.set.traffic(self.now);
+            }
+            let now = self.now;
+            let due: Vec<_> = self.replies.iter().copied().filter(|(at, ..)| *at <= now).collect();
+            self.replies.retain(|(at, ..)| *at > now);
+            for (_, path, id) in due {
+                self.set.handle_reply(now, &path, id);
+            }
+            while let Some(probe) = self.set.poll_probe(now) {
+                self.probes += 1;
+                if let Some(rtt) = self.rtt.get(&probe.path).copied().flatten() {
+                    self.replies.push((now + rtt, probe.path, probe.id));
+                }
+            }
+            let selection = self.set.select(now);
+            if seen.last().is_none_or(|(_, last)| *last != selection) {
+                seen.push((now.since(start), selection));
+            }
+        }
+        seen
+    }
+
+    fn primary(&mut self) -> Option<PathId> {
+        self.set.select(self.now).primary
+    }
+}
+
+#[test]
+fn a_direct_path_wins_over_a_relay_of_the_same_quality() {
+    let mut net = Net::new(&[(RELAY, 1), (direct(1), 1)]);
+    net.run(Duration::from_secs(1), true);
+    assert_eq!(net.primary(), Some(direct(1)));
+}
+
+#[test]
+fn a_much_better_relay_wins_over_a_bad_direct_path() {
+    let mut net = Net::new(&[(RELAY, 20), (direct(1), 180)]);
+    net.run(Duration::from_secs(5), true);
+    assert_eq!(net.primary(), Some(RELAY));
+}
+
+#[test]
+fn a_dead_path_is_left_within_a_second_and_a_half() {
+    let mut net = Net::new(&[(RELAY, 2), (direct(1), 1)]);
+    net.run(Duration::from_secs(3), true);
+    assert_eq!(net.primary(), Some(direct(1)));
+    net.rtt.insert(direct(1), None);
+    let changes = net.run(Duration::from_secs(2), true);
+    let duplicated =
+        changes.iter().find(|(_, s)| s.duplicate == Some(RELAY)).expect("duplicates while in doubt").0;
+    let left = changes.iter().find(|(_, s)| s.primary == Some(RELAY)).expect("switches").0;
+    assert!(duplicated <= Duration::from_millis(950), "duplicated after {duplicated:?}");
+    assert!(left <= Duration::from_millis(1500), "left after {left:?}");
+}
+
+#[test]
+fn a_path_that_only_receives_is_left_too() {
+    let mut net = Net::new(&[(RELAY, 2), (direct(1), 1)]);
+    net.run(Duration::from_secs(3), true);
+    net.rtt.insert(direct(1), None);
+    for _ in 0..600 {
+        net.run(Duration::from_millis(5), true);
+        net.set.heard(net.now, direct(1));
+    }
+    assert_eq!(net.primary(), Some(RELAY));
+}
+
+#[test]
+fn a_slower_path_is_slow_and_not_dead() {
+    let mut net = Net::new(&[(direct(1), 5)]);
+    net.run(Duration::from_secs(3), true);
+    net.rtt.insert(direct(1), Some(Duration::from_millis(700)));
+    net.run(Duration::from_secs(5), true);
+    assert!(net.set.any_alive(net.now));
+    let rtt = net.set.quality(&direct(1)).expect("proven").rtt();
+    assert!(rtt > Duration::from_millis(300), "{rtt:?}");
+}
+
+#[test]
+fn equal_paths_do_not_flap() {
+    let mut net = Net::new(&[(direct(1), 10), (direct(2), 10), (direct(3), 11)]);
+    net.run(Duration::from_secs(3), true);
+    let changes = net.run(Duration::from_secs(60), true);
+    assert_eq!(changes.len(), 1, "{changes:?}");
+}
+
+#[test]
+fn an_idle_peer_costs_nothing_and_a_kept_one_little() {
+    let mut net = Net::new(&[(direct(1), 1), (RELAY, 2)]);
+    net.run(Duration::from_secs(2), true);
+    net.run(Duration::from_secs(70), false);
+    net.probes = 0;
+    net.run(Duration::from_secs(600), false);
+    assert_eq!(net.probes, 0);
+    net.set.set_keep(true);
+    net.run(Duration::from_secs(10), false);
+    net.probes = 0;
+    net.run(Duration::from_secs(600), false);
+    assert!(net.probes <= 2 * 41, "{} probes", net.probes);
+    assert!(net.set.any_alive(net.now));
+}
+
+#[test]
+fn proven_paths_are_never_pushed_out_by_candidates() {
+    let mut net = Net::new(&[(direct(1), 1)]);
+    net.run(Duration::from_secs(1), true);
+    for port in 100..300 {
+        net.set.add(net.now, direct(port), Origin::Announced);
+    }
+    assert!(net.set.paths.len() <= MAX_PATHS);
+    assert!(net.set.paths.contains_key(&direct(1)));
+}
+
+#[test]
+fn a_reply_to_a_probe_never_sent_proves_nothing() {
+    let mut net = Net::new(&[(direct(1), 1)]);
+    assert_eq!(net.set.handle_reply(net.now, &direct(1), 4242), None);
+    assert!(!net.set.any_alive(net.now));
+}
