@@ -1,3 +1,4 @@
 //! The simulator, and scenarios in network namespaces.
 
 pub mod net;
+pub mod sim;
