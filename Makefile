@@ -29,7 +29,8 @@ demo: release
 test: unit simulator scenarios
 
 unit:
-	$(CARGO) test --workspace --exclude meshnet-netlab --exclude meshnet-tests
+	$(CARGO) test --workspace --exclude meshnet-tests --exclude meshnet-netlab --no-run
+	.ci/rootly $(CARGO) test --workspace --exclude meshnet-tests --exclude meshnet-netlab
 	$(CARGO) test -p meshnet-netlab --lib
 
 simulator:

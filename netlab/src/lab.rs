@@ -1,12 +1,13 @@
 //! Labs: what holds the machines of one scenario together and takes them down again.
 
 use crate::machine::Machine;
+use crate::wire::Wire;
 use crate::{Error, access, tool};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Set to keep a lab's directory (logs, state) after its end.
 pub const KEEP: &str = "NETLAB_KEEP";
@@ -38,7 +39,7 @@ exit 0"#;
 pub struct Lab {
     tag: String,
     directory: PathBuf,
-    next_port: Arc<AtomicU32>,
+    shared: Arc<Shared>,
     next_switch: AtomicU32,
     machines: Mutex<Vec<Machine>>,
     fabric: Machine,
@@ -51,7 +52,14 @@ pub struct Lab {
 pub struct Switch {
     pub(crate) bridge: String,
     pub(crate) fabric: Machine,
-    pub(crate) next_port: Arc<AtomicU32>,
+    shared: Arc<Shared>,
+}
+
+/// What a lab's switches share.
+#[derive(Debug, Default)]
+struct Shared {
+    next_port: AtomicU32,
+    wires: Mutex<Vec<Wire>>,
 }
 
 impl Lab {
@@ -82,7 +90,7 @@ impl Lab {
         Ok(Lab {
             tag,
             directory,
-            next_port: Arc::new(AtomicU32::new(0)),
+            shared: Arc::default(),
             next_switch: AtomicU32::new(0),
             machines: Mutex::new(Vec::new()),
             fabric,
@@ -102,7 +110,7 @@ impl Lab {
              link set {bridge} alias {name}\nlink set {bridge} up\n"
         );
         tool::ip_batch(self.fabric.namespace(), &add)?;
-        Ok(Switch { bridge, fabric: self.fabric.clone(), next_port: self.next_port.clone() })
+        Ok(Switch { bridge, fabric: self.fabric.clone(), shared: self.shared.clone() })
     }
 
     /// A machine with nothing but its loopback, up.
@@ -115,7 +123,7 @@ impl Lab {
             return Err(Error::Name(name.to_owned()));
         }
         let machine = Machine::create(&self.tag, name, &self.directory)?;
-        self.machines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(machine.clone());
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner).push(machine.clone());
         Ok(machine)
     }
 
@@ -160,7 +168,7 @@ impl Lab {
     /// The last lines of all logs, for a person who wonders why a test failed.
     pub fn log_tails(&self) -> String {
         let mut text = String::new();
-        let machines = self.machines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
         for machine in machines.iter() {
             for log in machine.logs() {
                 let content = fs::read_to_string(&log).unwrap_or_default();
@@ -173,11 +181,24 @@ impl Lab {
     }
 }
 
+impl Switch {
+    /// A name for a new port.
+    pub(crate) fn next_port(&self) -> String {
+        format!("p{}", self.shared.next_port.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Keeps a wire until the lab ends.
+    pub(crate) fn keep(&self, wire: Wire) {
+        self.shared.wires.lock().unwrap_or_else(PoisonError::into_inner).push(wire);
+    }
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("{}", self.log_tails());
         }
+        self.shared.wires.lock().unwrap_or_else(PoisonError::into_inner).clear();
         // The end of its input is the reaper's sign; one way of taking down, used every time.
         drop(self.reaper_stdin.take());
         let _ = self.reaper.wait();

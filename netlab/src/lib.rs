@@ -39,6 +39,7 @@ pub mod ping;
 mod process;
 mod tool;
 pub mod wait;
+mod wire;
 
 pub use capture::Capture;
 pub use error::Error;
@@ -48,3 +49,4 @@ pub use lab::{Lab, Switch};
 pub use machine::Machine;
 pub use nat::{Nat, NatKind};
 pub use process::{Finished, Process, Usage, usage};
+pub use wire::WireShape;

@@ -2,6 +2,7 @@
 
 use crate::fault::Port;
 use crate::process::{self, Finished, Process};
+use crate::wire::{Wire, WireShape};
 use crate::{Capture, Error, Switch, ping, tool};
 use nix::sched::{CloneFlags, setns};
 use std::fs::{self, File};
@@ -83,10 +84,40 @@ impl Machine {
     /// # Errors
     /// A failed command, for example for an address that `ip` does not understand.
     pub fn plug(&self, switch: &Switch, addresses: &[&str]) -> Result<Port, Error> {
-        let interface = format!("eth{}", self.inner.next_interface.fetch_add(1, Ordering::Relaxed));
-        let far = format!("p{}", switch.next_port.fetch_add(1, Ordering::Relaxed));
+        let (interface, far) = (self.next_interface(), switch.next_port());
         let fabric = switch.fabric.namespace();
-        let mut near = format!("link add {interface} type veth peer name {far} netns {fabric}\n");
+        tool::ip_batch(
+            self.namespace(),
+            &format!("link add {interface} type veth peer name {far} netns {fabric}\n"),
+        )?;
+        self.connect(switch, interface, far, addresses)
+    }
+
+    /// As [`Machine::plug`], with a cable that has a length.
+    ///
+    /// # Errors
+    /// As [`Machine::plug`]; [`Error::System`] without access to `/dev/net/tun`.
+    pub fn plug_by_wire(&self, switch: &Switch, addresses: &[&str], shape: WireShape) -> Result<Port, Error> {
+        let (interface, far) = (self.next_interface(), switch.next_port());
+        let ends = [(self.clone(), interface.clone()), (switch.fabric.clone(), far.clone())];
+        let [near_end, far_end] = ends;
+        switch.keep(Wire::new(near_end, far_end, shape)?);
+        self.connect(switch, interface, far, addresses)
+    }
+
+    fn next_interface(&self) -> String {
+        format!("eth{}", self.inner.next_interface.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Brings both ends of a cable up.
+    fn connect(
+        &self,
+        switch: &Switch,
+        interface: String,
+        far: String,
+        addresses: &[&str],
+    ) -> Result<Port, Error> {
+        let mut near = String::new();
         for address in addresses {
             let nodad = if address.contains(':') { " nodad" } else { "" };
             near.push_str(&format!("addr add {address} dev {interface}{nodad}\n"));
@@ -94,7 +125,10 @@ impl Machine {
         near.push_str(&format!("link set {interface} up\n"));
         tool::ip_batch(self.namespace(), &near)?;
         let bridge = &switch.bridge;
-        tool::ip_batch(fabric, &format!("link set {far} master {bridge}\nlink set {far} up\n"))?;
+        tool::ip_batch(
+            switch.fabric.namespace(),
+            &format!("link set {far} master {bridge}\nlink set {far} up\n"),
+        )?;
         Ok(Port::new(self.clone(), interface, switch.fabric.clone(), far))
     }
 

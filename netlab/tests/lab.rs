@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use netlab::{Fault, Flow, Lab, Machine, NatKind, flow::FlowShape, wait};
+use netlab::{Fault, Flow, Lab, Machine, NatKind, WireShape, flow::FlowShape, wait};
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
@@ -110,6 +110,34 @@ fn a_cable_can_be_pulled_and_a_rate_limited() {
     let received = std::iter::from_fn(|| receiver.recv(&mut [0; 2000]).ok()).count();
     assert!((40..150).contains(&received), "{received}");
     net.b_port.limit_rate(None).unwrap();
+}
+
+#[test]
+fn a_wire_has_the_delay_and_the_loss_it_was_made_with() {
+    let lab = Lab::new().unwrap();
+    let switch = lab.switch("lan").unwrap();
+    let (a, b) = (lab.machine("a").unwrap(), lab.machine("b").unwrap());
+    a.plug(&switch, &["192.0.2.1/24"]).unwrap();
+    let shape = WireShape {
+        delay: Duration::from_millis(20),
+        jitter: Duration::from_millis(5),
+        loss_permille: 100,
+        seed: 1,
+    };
+    b.plug_by_wire(&switch, &["192.0.2.2/24"], shape).unwrap();
+    wait::until_true("ARP to get through", 5 * SECOND, || reaches(&a, "192.0.2.2")).unwrap();
+    let shape = FlowShape { rate_pps: 1000, payload_bytes: 100 };
+    let flow = Flow::start(&a, &b, "192.0.2.2:5000".parse().unwrap(), shape).unwrap();
+    wait::until_true("2000 sent", 10 * SECOND, || flow.progress().sent >= 2000).unwrap();
+    let report = flow.stop().unwrap();
+    println!("{report}");
+    assert!((20_000..26_000).contains(&report.delay.p50_us), "{report}");
+    // 2,000 draws at 0.1: the standard deviation is 13.
+    assert!((140..270).contains(&report.lost), "{report}");
+    assert!(report.reordered > 100, "{report}");
+    let tag = lab.tag().to_owned();
+    lab.take_down().unwrap();
+    assert!(namespaces(&tag).is_empty());
 }
 
 #[test]

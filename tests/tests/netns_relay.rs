@@ -1,6 +1,7 @@
 //! Nodes without a way between them talk through relays, which cannot read, and may die.
 
 use meshnet_tests::net::{self, Split, done, figure, flow, iperf, let_send, overlay, wait_for_arrivals};
+use netlab::mesh::PathStatus;
 use netlab::{Flow, ping};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -77,6 +78,23 @@ fn traffic_goes_on_when_the_relay_in_use_falls_silent() {
     assert_ne!(split.relay_in_use(), used);
 }
 
+#[test]
+fn of_several_relays_the_better_one_is_used_and_changing_over_loses_nothing() {
+    let (far, near) = (Duration::from_millis(30), Duration::from_millis(5));
+    let split = Split::with_delays(&[far, near]);
+    let flow = flow(&split.a, &split.b, 200);
+    let start = Instant::now();
+    let better = |path: &PathStatus| path.is_relayed() && path.via == ["r2"];
+    let path = done(split.a.wait_for_path("b", net::SETTLE, better));
+    done(split.b.wait_for_path("a", net::SETTLE, better));
+    figure("time until the better of two relays is used", format!("{:?}, {path:?}", start.elapsed()));
+    wait_for_arrivals(&flow, 400);
+    let report = done(flow.stop());
+    figure("flow while the better relay is found", &report);
+    assert_eq!(report.lost, 0, "{report}");
+    assert!(report.delay.p50_us < 25_000, "the last of it went over the near relay: {report}");
+}
+
 /// Numbered flows of 1,000/s both ways between `a` and `b`.
 struct Flows([(&'static str, Flow); 2]);
 
@@ -100,7 +118,7 @@ impl Flows {
 
 #[test]
 fn none_of_the_first_packets_between_strangers_is_lost() {
-    let split = Split::quiet(1);
+    let split = Split::quiet(&[Duration::ZERO]);
     // Both must know that the other exists, and nothing more.
     done(split.a.wait_for_peer("b", net::SETTLE));
     done(split.b.wait_for_peer("a", net::SETTLE));

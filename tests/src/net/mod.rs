@@ -11,7 +11,7 @@ pub use iperf::{Throughput, iperf};
 
 use netlab::flow::{Flow, FlowShape};
 use netlab::mesh::Member;
-use netlab::{Lab, Machine, Switch};
+use netlab::{Lab, Machine, Switch, WireShape};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -156,7 +156,15 @@ impl Split {
     /// # Panics
     /// When it cannot be built.
     pub fn new(relay_count: usize) -> Split {
-        let split = Split::quiet(relay_count);
+        Split::with_delays(&vec![Duration::ZERO; relay_count])
+    }
+
+    /// As [`Split::new`], with one relay per delay, which is that of each of its cables one way.
+    ///
+    /// # Panics
+    /// When it cannot be built.
+    pub fn with_delays(delays: &[Duration]) -> Split {
+        let split = Split::quiet(delays);
         let mut members = vec![&split.a, &split.b];
         members.extend(&split.relays);
         wait_for_all_pairs(&members);
@@ -167,19 +175,23 @@ impl Split {
     ///
     /// # Panics
     /// When it cannot be built.
-    pub fn quiet(relay_count: usize) -> Split {
+    pub fn quiet(delays: &[Duration]) -> Split {
         let lab = done(Lab::new());
         let (left, right) = (done(lab.switch("left")), done(lab.switch("right")));
         let mut relays: Vec<Member> = Vec::new();
         let mut relay_ports = Vec::new();
-        for number in 0..relay_count {
+        for (number, delay) in delays.iter().enumerate() {
             let machine = done(lab.machine(&format!("r{}", number + 1)));
             let (at_left, at_right) =
                 (format!("192.0.2.{}", 101 + number), format!("198.51.100.{}", 101 + number));
-            let ports = [
-                done(machine.plug(&left, &[&format!("{at_left}/24")])),
-                done(machine.plug(&right, &[&format!("{at_right}/24")])),
-            ];
+            let plug = |switch: &Switch, address: &str| match *delay {
+                Duration::ZERO => done(machine.plug(switch, &[&format!("{address}/24")])),
+                delay => {
+                    let shape = WireShape { delay, ..WireShape::default() };
+                    done(machine.plug_by_wire(switch, &[&format!("{address}/24")], shape))
+                }
+            };
+            let ports = [plug(&left, &at_left), plug(&right, &at_right)];
             let endpoints = [format!("{at_left}:{PORT}"), format!("{at_right}:{PORT}")];
             let offer = ["--relay", "--endpoint", &endpoints[0], "--endpoint", &endpoints[1]];
             let member = match relays.first() {
