@@ -1,0 +1,116 @@
+//! What the data plane counts.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use meshnet::dataplane::{DROP_REASONS, Drop};
+
+/// Counters of all lanes. All only grow.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Packets read from the device.
+    pub tx_packets: AtomicU64,
+    /// Bytes of them.
+    pub tx_bytes: AtomicU64,
+    /// Batches in which they were read.
+    pub tx_batches: AtomicU64,
+    /// Datagrams processed by the receiving thread.
+    pub rx_datagrams: AtomicU64,
+    /// Bytes of them.
+    pub rx_bytes: AtomicU64,
+    /// Batches in which they came.
+    pub rx_batches: AtomicU64,
+    /// Packets written to the device.
+    pub delivered: AtomicU64,
+    /// Datagrams relayed for others.
+    pub forwarded: AtomicU64,
+    /// Packets that the device did not take: it was down, full, or did not like them.
+    pub device_refused: AtomicU64,
+    /// Datagrams given up because the kernel's send buffer stayed full.
+    pub send_blocked: AtomicU64,
+    /// Datagrams for a socket that there is not.
+    pub no_socket: AtomicU64,
+    /// Failed calls to receive or wait.
+    pub receive_errors: AtomicU64,
+    tx_drops: Drops,
+    rx_drops: Drops,
+}
+
+#[derive(Debug, Default)]
+struct Drops([AtomicU64; DROP_REASONS]);
+
+impl Counters {
+    /// Packets from the device dropped for `reason`.
+    pub fn tx_drops(&self, reason: Drop) -> u64 {
+        self.tx_drops.0[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// Datagrams from the network dropped for `reason`.
+    pub fn rx_drops(&self, reason: Drop) -> u64 {
+        self.rx_drops.0[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// Everything that was lost, by direction and reason.
+    pub fn losses(&self) -> impl Iterator<Item = (String, u64)> + '_ {
+        let by_reason = Drop::ALL.into_iter().flat_map(|reason| {
+            let name = reason.name();
+            [(format!("tx_{name}"), self.tx_drops(reason)), (format!("rx_{name}"), self.rx_drops(reason))]
+        });
+        let others = [
+            ("device_refused", &self.device_refused),
+            ("send_blocked", &self.send_blocked),
+            ("no_socket", &self.no_socket),
+            ("receive_errors", &self.receive_errors),
+        ];
+        let others = others.map(|(name, counter)| (name.to_owned(), counter.load(Ordering::Relaxed)));
+        by_reason.chain(others)
+    }
+
+    /// Everything that was carried.
+    pub fn work(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("tx_packets", &self.tx_packets),
+            ("tx_bytes", &self.tx_bytes),
+            ("tx_batches", &self.tx_batches),
+            ("rx_datagrams", &self.rx_datagrams),
+            ("rx_bytes", &self.rx_bytes),
+            ("rx_batches", &self.rx_batches),
+            ("delivered", &self.delivered),
+            ("forwarded", &self.forwarded),
+        ]
+        .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+        .into_iter()
+    }
+
+    pub(super) fn drop_tx(&self, reason: Drop) {
+        add(&self.tx_drops.0[reason as usize], 1);
+    }
+
+    pub(super) fn drop_rx(&self, reason: Drop) {
+        add(&self.rx_drops.0[reason as usize], 1);
+    }
+}
+
+pub(super) fn add(counter: &AtomicU64, by: usize) {
+    counter.fetch_add(by as u64, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_counter_and_a_name_of_its_own() {
+        let counters = Counters::default();
+        for (times, reason) in Drop::ALL.into_iter().enumerate() {
+            (0..times).for_each(|_| counters.drop_tx(reason));
+            counters.drop_rx(reason);
+        }
+        for (times, reason) in Drop::ALL.into_iter().enumerate() {
+            assert_eq!((counters.tx_drops(reason), counters.rx_drops(reason)), (times as u64, 1));
+        }
+        let names: BTreeSet<_> = counters.losses().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), counters.losses().count());
+    }
+}

@@ -1,0 +1,182 @@
+//! The data plane's threads: one per device queue that sends, and one that receives from all sockets.
+//!
+//! ```text
+//! device --read--> Tx::process --> outbox --sendmmsg--> sockets
+//! sockets --recvmmsg--> Rx::process --write--> device
+//!                            |--> outbox --sendmmsg--> sockets     (relayed)
+//!                            '--> channel --> control plane        (handshakes, control frames, first packets)
+//! ```
+//!
+//! They are plain threads without locks. Nothing is allocated per packet, except for what goes to the control plane.
+//! The control plane publishes a [`Snapshot`], which the threads look at once per batch.
+
+mod counters;
+mod outbox;
+mod report;
+mod rx;
+mod sources;
+mod tx;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwap;
+use meshnet::dataplane::Snapshot;
+use meshnet::io::tun::Device;
+use meshnet::io::udp::{Sent, Socket, Transmit};
+use meshnet::io::wake::{MAX_SOURCES, Wake};
+use meshnet::path::SocketId;
+use tokio::sync::mpsc;
+
+pub use counters::Counters;
+pub use report::{CHANNEL_LEN, Report};
+
+use report::Reporter;
+use sources::Sources;
+
+/// Most sockets that one node listens on.
+pub const SOCKETS_MAX: usize = MAX_SOURCES;
+
+/// The node's sockets; a [`SocketId`] is the place in it.
+pub type Sockets = Vec<Arc<Socket>>;
+
+/// The running threads. Dropping it stops them, too.
+pub struct Lanes {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What all threads have in common.
+struct Shared {
+    stop: AtomicBool,
+    /// One for the receiving thread, then one for each sending thread.
+    wakes: Vec<Wake>,
+    sockets: Arc<ArcSwap<Sockets>>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    sources: Sources,
+    counters: Counters,
+    reporter: Reporter,
+}
+
+impl Lanes {
+    /// Starts the threads: one for each of `queues`, and one that receives.
+    ///
+    /// What the control plane has to see goes to `to_control`, a channel with room for [`CHANNEL_LEN`] reports.
+    ///
+    /// # Errors
+    /// When the system is out of threads or descriptors.
+    ///
+    /// # Panics
+    /// Without a queue, or with more than [`SOCKETS_MAX`] sockets.
+    pub fn start(
+        queues: &[Arc<dyn Device>],
+        sockets: Sockets,
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        to_control: mpsc::Sender<Report>,
+    ) -> io::Result<Lanes> {
+        assert!(!queues.is_empty() && sockets.len() <= SOCKETS_MAX);
+        let wakes = (0..=queues.len()).map(|_| Wake::new()).collect::<io::Result<_>>()?;
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            wakes,
+            sockets: Arc::new(ArcSwap::from_pointee(sockets)),
+            snapshot,
+            sources: Sources::default(),
+            counters: Counters::default(),
+            reporter: Reporter::new(to_control),
+        });
+        let mut lanes = Lanes { shared, threads: Vec::new() };
+        let receiver = rx::Receiver::new(lanes.shared.clone(), queues[0].clone());
+        lanes.spawn("mesh-rx", move || receiver.run())?;
+        for (number, queue) in queues.iter().enumerate() {
+            let sender = tx::Sender::new(lanes.shared.clone(), queue.clone(), number);
+            lanes.spawn(&format!("mesh-tx{number}"), move || sender.run())?;
+        }
+        Ok(lanes)
+    }
+
+    /// Sends a datagram of the control plane, from the address at which its destination last reached us. What the kernel
+    /// does not take at once is lost, as anything may be on the way.
+    pub fn send(&self, socket: SocketId, to: SocketAddr, bytes: &[u8]) -> Sent {
+        let sockets = self.shared.sockets.load();
+        let Some(sender) = sockets.get(usize::from(socket.0)) else {
+            return Sent::Unreachable;
+        };
+        let from = self.shared.sources.of(socket, to);
+        sender.send(&Transmit::single(to, from, bytes))
+    }
+
+    /// Replaces the sockets, as after a change of the configuration. Sessions go on.
+    ///
+    /// # Panics
+    /// With more than [`SOCKETS_MAX`] sockets.
+    pub fn set_sockets(&self, sockets: Sockets) {
+        assert!(sockets.len() <= SOCKETS_MAX);
+        self.shared.sockets.store(Arc::new(sockets));
+        self.shared.wake_all();
+    }
+
+    /// The sockets in use, with their own counters.
+    pub fn sockets(&self) -> Arc<Sockets> {
+        self.shared.sockets.load_full()
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// Everything that was lost, by reason, with the sockets' losses (of those in use now) summed up.
+    pub fn losses(&self) -> BTreeMap<String, u64> {
+        let mut losses: BTreeMap<_, _> = self.shared.counters.losses().collect();
+        losses.extend(self.shared.reporter.drops().map(|(name, count)| (name.to_owned(), count)));
+        for socket in self.shared.sockets.load().iter() {
+            let kernel = ("receive_buffer_full", u64::from(socket.kernel_drops()));
+            for (name, count) in socket.stats().losses().chain([kernel]) {
+                *losses.entry(format!("udp_{name}")).or_default() += count;
+            }
+        }
+        losses
+    }
+
+    /// Lets the threads deal with what is pending right now, and ends them. Returns the number of threads that had
+    /// ended by a panic.
+    pub fn stop(mut self) -> usize {
+        self.end()
+    }
+
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    fn end(&mut self) -> usize {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.wake_all();
+        self.threads.drain(..).map(JoinHandle::join).filter(Result::is_err).count()
+    }
+}
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Shared {
+    fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    fn wake_all(&self) {
+        self.wakes.iter().for_each(Wake::wake);
+    }
+}

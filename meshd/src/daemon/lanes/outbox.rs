@@ -1,0 +1,241 @@
+//! Datagrams on their way out, grouped so that few system calls send them.
+//!
+//! A group has one destination and datagrams of equal size, of which only the last may be shorter: what one segmented
+//! send can carry. Datagrams to one destination keep their order.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use meshnet::io::udp::{Cursor, PAYLOAD_MAX_BYTES, Payload, Piece, SEGMENTS_MAX, Socket, Transmit};
+use meshnet::io::wake::{Interest, Wake};
+use meshnet::path::SocketId;
+
+use super::Shared;
+use super::counters::add;
+
+/// Groups that are collected before something has to be sent.
+const GROUPS_MAX: usize = 64;
+/// Groups sent by one system call.
+const TRANSMITS_MAX: usize = 16;
+
+/// Collects datagrams that all lie in one buffer.
+pub(super) struct Outbox {
+    /// All groups ever needed, so that their memory is used again; the first `used` are in use.
+    groups: Vec<Group>,
+    used: usize,
+}
+
+struct Group {
+    socket: SocketId,
+    to: SocketAddr,
+    segment: usize,
+    bytes: usize,
+    datagrams: usize,
+    /// A shorter datagram was added: nothing can follow it.
+    ended: bool,
+    pieces: Vec<Piece>,
+}
+
+impl Outbox {
+    pub(super) fn new() -> Outbox {
+        Outbox { groups: Vec::with_capacity(GROUPS_MAX), used: 0 }
+    }
+
+    /// Whether it has to be flushed before the next datagram.
+    pub(super) fn is_full(&self) -> bool {
+        self.used == GROUPS_MAX
+    }
+
+    /// Adds the datagram in `range` of the buffer.
+    ///
+    /// # Panics
+    /// When it is full.
+    pub(super) fn push(&mut self, socket: SocketId, to: SocketAddr, range: Range<usize>) {
+        assert!(!self.is_full(), "an outbox is flushed before it is full");
+        let piece = Piece { start: range.start as u32, len: range.len() as u32 };
+        // Only the latest group with that destination may grow, else the order would change.
+        let latest =
+            self.groups[..self.used].iter_mut().rev().find(|group| group.socket == socket && group.to == to);
+        if let Some(group) = latest
+            && group.takes(range.len())
+        {
+            group.add(piece);
+            return;
+        }
+        if self.used == self.groups.len() {
+            self.groups.push(Group::empty());
+        }
+        let group = &mut self.groups[self.used];
+        self.used += 1;
+        group.begin(socket, to, piece);
+    }
+
+    /// Sends everything. While the kernel's buffer is full, waits up to `patience`, and then drops what is left.
+    pub(super) fn flush(&mut self, buffer: &[u8], shared: &Shared, wake: &Wake, patience: Duration) {
+        if self.used == 0 {
+            return;
+        }
+        let sockets = shared.sockets.load();
+        let mut groups = &self.groups[..self.used];
+        while let Some(first) = groups.first() {
+            let id = first.socket;
+            let together = groups.iter().take(TRANSMITS_MAX).take_while(|group| group.socket == id).count();
+            let (now, later) = groups.split_at(together);
+            groups = later;
+            match sockets.get(usize::from(id.0)) {
+                Some(socket) => send(now, socket, buffer, shared, wake, patience),
+                None => add(&shared.counters.no_socket, now.iter().map(|group| group.datagrams).sum()),
+            }
+        }
+        self.used = 0;
+    }
+}
+
+impl Group {
+    fn empty() -> Group {
+        Group {
+            socket: SocketId(0),
+            to: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0),
+            segment: 1,
+            bytes: 0,
+            datagrams: 0,
+            ended: true,
+            pieces: Vec::with_capacity(SEGMENTS_MAX),
+        }
+    }
+
+    fn begin(&mut self, socket: SocketId, to: SocketAddr, piece: Piece) {
+        let len = piece.len as usize;
+        (self.socket, self.to, self.segment) = (socket, to, len.max(1));
+        (self.bytes, self.datagrams, self.ended) = (len, 1, false);
+        self.pieces.clear();
+        self.pieces.push(piece);
+    }
+
+    fn takes(&self, len: usize) -> bool {
+        !self.ended
+            && len > 0
+            && len <= self.segment
+            && self.bytes + len <= PAYLOAD_MAX_BYTES
+            && self.datagrams < SEGMENTS_MAX
+    }
+
+    fn add(&mut self, piece: Piece) {
+        self.bytes += piece.len as usize;
+        self.datagrams += 1;
+        self.ended = (piece.len as usize) < self.segment;
+        match self.pieces.last_mut() {
+            Some(last) if last.start + last.len == piece.start => last.len += piece.len,
+            _ => self.pieces.push(piece),
+        }
+    }
+
+    fn transmit<'a>(&'a self, buffer: &'a [u8], from: Option<IpAddr>) -> Transmit<'a> {
+        let payload = Payload::Pieces { buffer, pieces: &self.pieces };
+        Transmit { to: self.to, from, tos: 0, segment: self.segment, payload }
+    }
+}
+
+fn send(groups: &[Group], socket: &Socket, buffer: &[u8], shared: &Shared, wake: &Wake, patience: Duration) {
+    let nothing =
+        Transmit::single(SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0), None, &[]);
+    let mut transmits = [nothing; TRANSMITS_MAX];
+    for (transmit, group) in transmits.iter_mut().zip(groups) {
+        *transmit = group.transmit(buffer, shared.sources.of(group.socket, group.to));
+    }
+    let transmits = &transmits[..groups.len()];
+    let mut cursor = Cursor::default();
+    let mut deadline = None;
+    while !socket.send_many(transmits, &mut cursor) {
+        let now = Instant::now();
+        let left = deadline.get_or_insert(now + patience).saturating_duration_since(now);
+        if left.is_zero() || shared.is_stopping() || !wait_until_writable(socket, wake, left) {
+            add(&shared.counters.send_blocked, cursor.left(transmits));
+            return;
+        }
+    }
+}
+
+fn wait_until_writable(socket: &Socket, wake: &Wake, patience: Duration) -> bool {
+    use std::os::fd::AsFd;
+    match wake.wait(&[(socket.as_fd(), Interest::Writable)], Some(patience)) {
+        // A pending error makes the socket look writable: only its receiver can read it, so do not spin meanwhile.
+        Ok(ready) if ready.error(0) => {
+            std::thread::sleep(Duration::from_micros(200));
+            true
+        }
+        Ok(_) => true,
+        Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(port: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], port))
+    }
+
+    /// Segment size, datagrams, and pieces of each group.
+    fn shape(outbox: &Outbox) -> Vec<(u16, usize, usize, usize)> {
+        let groups = outbox.groups[..outbox.used].iter();
+        groups.map(|group| (group.to.port(), group.segment, group.datagrams, group.pieces.len())).collect()
+    }
+
+    #[test]
+    fn equal_datagrams_to_one_destination_become_one_group() {
+        let mut outbox = Outbox::new();
+        for index in 0..10 {
+            outbox.push(SocketId(0), at(1), index * 2000..index * 2000 + 1452);
+        }
+        outbox.push(SocketId(0), at(1), 50_000..50_100);
+        assert_eq!(shape(&outbox), [(1, 1452, 11, 11)]);
+    }
+
+    #[test]
+    fn neighbours_in_the_buffer_become_one_piece() {
+        let mut outbox = Outbox::new();
+        for index in 0..10 {
+            outbox.push(SocketId(0), at(1), index * 1452..(index + 1) * 1452);
+        }
+        assert_eq!(shape(&outbox), [(1, 1452, 10, 1)]);
+    }
+
+    #[test]
+    fn destinations_are_grouped_through_each_other() {
+        let mut outbox = Outbox::new();
+        for index in 0..10 {
+            outbox.push(SocketId(0), at(index % 2), usize::from(index) * 100..usize::from(index) * 100 + 90);
+            outbox.push(SocketId(1), at(0), usize::from(index) * 100..usize::from(index) * 100 + 90);
+        }
+        assert_eq!(shape(&outbox), [(0, 90, 5, 5), (0, 90, 10, 10), (1, 90, 5, 5)]);
+    }
+
+    #[test]
+    fn a_longer_datagram_or_one_after_a_shorter_begins_a_group_and_the_order_stays() {
+        let mut outbox = Outbox::new();
+        for len in [100, 100, 60, 60, 100, 100, 50, 0, 50] {
+            outbox.push(SocketId(0), at(1), 7..7 + len);
+        }
+        let expected = [(1, 100, 3, 3), (1, 60, 1, 1), (1, 100, 3, 3), (1, 1, 1, 1), (1, 50, 1, 1)];
+        assert_eq!(shape(&outbox), expected);
+    }
+
+    #[test]
+    fn a_group_never_exceeds_what_the_kernel_takes() {
+        let mut outbox = Outbox::new();
+        for _ in 0..100 {
+            outbox.push(SocketId(0), at(1), 0..1452);
+        }
+        for _ in 0..200 {
+            outbox.push(SocketId(0), at(2), 0..10);
+        }
+        assert_eq!(
+            shape(&outbox).iter().map(|group| group.2).collect::<Vec<_>>(),
+            [45, 45, 10, 128, 72],
+            "by bytes and by number"
+        );
+    }
+}
