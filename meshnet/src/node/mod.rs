@@ -545,3 +545,6 @@ impl Node {
         Duration::from_micros(self.rng.next_u64() % micros)
     }
 }
+
+#[cfg(test)]
+mod tests;
