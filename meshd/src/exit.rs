@@ -12,7 +12,8 @@
 use std::process::ExitCode;
 
 use crate::api::client;
-use crate::{config, state};
+use crate::state::HomeError;
+use crate::{config, founding, state};
 
 /// Something did not work.
 pub const FAILED: u8 = 1;
@@ -72,14 +73,27 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             config::Error::Unreadable { source, .. } => Some(code_of_io(source).unwrap_or(USAGE)),
         };
     }
-    if let Some(state::Error::Owner { .. } | state::Error::Open { .. }) = cause.downcast_ref::<state::Error>()
-    {
-        return Some(NOT_PERMITTED);
+    // Transparent errors are not in the chain themselves.
+    if let Some(HomeError::State(error)) = cause.downcast_ref::<HomeError>() {
+        return code_of_state(error);
+    }
+    if let Some(founding::Error::State(error)) = cause.downcast_ref::<founding::Error>() {
+        return code_of_state(error);
+    }
+    if let Some(error) = cause.downcast_ref::<state::Error>() {
+        return code_of_state(error);
     }
     if let Some(io) = cause.downcast_ref::<std::io::Error>() {
         return code_of_io(io);
     }
     None
+}
+
+fn code_of_state(error: &state::Error) -> Option<u8> {
+    match error {
+        state::Error::Owner { .. } | state::Error::Open { .. } => Some(NOT_PERMITTED),
+        _ => None,
+    }
 }
 
 fn code_of_io(error: &std::io::Error) -> Option<u8> {

@@ -44,6 +44,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
+    patience: Duration,
     stream: BufReader<UnixStream>,
 }
 
@@ -54,12 +55,19 @@ impl Client {
     /// [`Error::NotRunning`] or [`Error::NotPermitted`].
     pub fn connect(path: &Path) -> Result<Client, Error> {
         match UnixStream::connect(path) {
-            Ok(stream) => Ok(Client { path: path.to_owned(), stream: BufReader::new(stream) }),
+            Ok(stream) => {
+                Ok(Client { path: path.to_owned(), patience: PATIENCE, stream: BufReader::new(stream) })
+            }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Err(Error::NotPermitted(path.to_owned()))
             }
             Err(_) => Err(Error::NotRunning(path.to_owned())),
         }
+    }
+
+    /// Waits at most so long for answers, on top of what a request itself waits for.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// Asks and waits for the answer.
@@ -68,8 +76,8 @@ impl Client {
     /// [`Error`]; a refusal is an error too.
     pub fn ask(&mut self, request: Request) -> Result<Answer, Error> {
         let wait = match &request {
-            Request::Ping { timeout_ms, .. } => PATIENCE + Duration::from_millis(u64::from(*timeout_ms)),
-            _ => PATIENCE,
+            Request::Ping { timeout_ms, .. } => self.patience + Duration::from_millis(u64::from(*timeout_ms)),
+            _ => self.patience,
         };
         let text = self
             .exchange(request, wait)

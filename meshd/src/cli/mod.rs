@@ -1,5 +1,8 @@
 //! The command line: what can be typed, one verb a file.
 
+mod init;
+mod invite;
+mod join;
 mod peers;
 mod ping;
 mod routes;
@@ -89,6 +92,12 @@ pub struct Global {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    /// Start a new mesh with this node as its first member
+    Init(init::Args),
+    /// Print the one line with which another machine joins
+    Invite(invite::Args),
+    /// Become a member with an invitation
+    Join(join::Args),
     /// Show this node, its peers, and what needs attention
     Status(status::Args),
     /// Show the other members and the paths to them
@@ -107,6 +116,9 @@ impl Cli {
     fn run(self) -> anyhow::Result<ExitCode> {
         let global = &self.global;
         match self.verb {
+            Verb::Init(args) => args.run(global),
+            Verb::Invite(args) => args.run(global),
+            Verb::Join(args) => args.run(global),
             Verb::Status(args) => args.run(global),
             Verb::Peers(args) => args.run(global),
             Verb::Routes(args) => args.run(global),

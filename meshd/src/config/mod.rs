@@ -2,6 +2,7 @@
 
 pub mod diagnose;
 mod raw;
+pub mod write;
 
 use std::fmt;
 use std::io;

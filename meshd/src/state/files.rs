@@ -1,5 +1,10 @@
 //! The payloads of the state files: fixed, big-endian layouts, parsed totally.
 
+use meshnet::crypto::{Suite, TransportSecret};
+use meshnet::membership::{IdentitySecret, member_id};
+use proto::id::{KeyEpochNumber, MeshId};
+use proto::key_epoch::KeyEpoch;
+use rand::CryptoRng;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::{Error, Kind, StateDir};
@@ -19,10 +24,10 @@ pub struct TransportKeys {
 pub struct TransportKey {
     /// The key epoch's number.
     pub number: u32,
-    /// When it was made, in seconds since the Unix epoch.
-    pub created_s: u64,
     /// The X25519 secret.
     pub secret: [u8; 32],
+    /// The signed key epoch, as the other members have it: handshakes bind its bytes, so it is never made anew.
+    pub epoch: Vec<u8>,
 }
 
 /// What a node keeps while its join has not been answered, so that asking again is the same request.
@@ -34,8 +39,33 @@ pub struct PendingJoin {
     pub identity: [u8; 32],
     /// The X25519 secret of its first key epoch.
     pub transport: [u8; 32],
-    /// When the transport secret was made, in seconds since the Unix epoch.
-    pub created_s: u64,
+    /// That key epoch, signed.
+    pub epoch: Vec<u8>,
+}
+
+impl TransportKey {
+    /// A new key, as epoch `number` of the member with `identity`.
+    ///
+    /// # Errors
+    /// None in practice: a key epoch has a fixed size.
+    pub fn generate(
+        rng: &mut impl CryptoRng,
+        identity: &IdentitySecret,
+        mesh: MeshId,
+        number: KeyEpochNumber,
+        now_s: u64,
+    ) -> Result<TransportKey, proto::Error> {
+        let secret = TransportSecret::random(rng);
+        let epoch = identity.sign_key_epoch(KeyEpoch {
+            mesh,
+            member: member_id(&identity.public()),
+            number,
+            key: secret.public(),
+            created_s: now_s,
+            capabilities: Suite::local_capabilities(),
+        })?;
+        Ok(TransportKey { number: number.0, secret: *secret.bytes(), epoch: epoch.to_bytes() })
+    }
 }
 
 impl TransportKeys {
@@ -53,11 +83,13 @@ impl TransportKeys {
     /// # Errors
     /// As [`StateDir::write`].
     pub fn save(&self, state: &StateDir) -> Result<(), Error> {
-        let mut payload = Zeroizing::new(Vec::with_capacity(self.keys.len() * 44));
+        let mut payload = Zeroizing::new(Vec::with_capacity(self.keys.len() * 256));
         for key in &self.keys {
             payload.extend_from_slice(&key.number.to_be_bytes());
-            payload.extend_from_slice(&key.created_s.to_be_bytes());
             payload.extend_from_slice(&key.secret);
+            // A key epoch has at most 152 bytes.
+            payload.extend_from_slice(&(key.epoch.len() as u16).to_be_bytes());
+            payload.extend_from_slice(&key.epoch);
         }
         state.write(Kind::Transport, &payload)
     }
@@ -67,13 +99,15 @@ impl TransportKeys {
         let mut keys = TransportKeys::default();
         while !rest.is_empty() {
             let number = u32::from_be_bytes(take(&mut rest)?);
-            let created_s = u64::from_be_bytes(take(&mut rest)?);
             let secret = take(&mut rest)?;
+            let len = u16::from_be_bytes(take(&mut rest)?);
+            let (epoch, tail) = rest.split_at_checked(len.into())?;
+            rest = tail;
             let rises = keys.keys.last().is_none_or(|last| last.number < number);
             if !rises || keys.keys.len() == MAX_TRANSPORT_KEYS {
                 return None;
             }
-            keys.keys.push(TransportKey { number, created_s, secret });
+            keys.keys.push(TransportKey { number, secret, epoch: epoch.to_vec() });
         }
         (!keys.keys.is_empty()).then_some(keys)
     }
@@ -87,14 +121,14 @@ impl PendingJoin {
     pub fn load(state: &StateDir) -> Result<Option<PendingJoin>, Error> {
         let Some(payload) = state.read(Kind::Pending)? else { return Ok(None) };
         let mut rest = payload.as_slice();
-        let parsed = (|| {
+        let parsed = (|| -> Option<PendingJoin> {
             let pending = PendingJoin {
                 invitation: take(&mut rest)?,
                 identity: take(&mut rest)?,
                 transport: take(&mut rest)?,
-                created_s: u64::from_be_bytes(take(&mut rest)?),
+                epoch: rest.to_vec(),
             };
-            rest.is_empty().then_some(pending)
+            Some(pending)
         })();
         parsed.map(Some).ok_or_else(|| state.nonsense(Kind::Pending))
     }
@@ -104,11 +138,11 @@ impl PendingJoin {
     /// # Errors
     /// As [`StateDir::write`].
     pub fn save(&self, state: &StateDir) -> Result<(), Error> {
-        let mut payload = Zeroizing::new(Vec::with_capacity(80));
+        let mut payload = Zeroizing::new(Vec::with_capacity(256));
         payload.extend_from_slice(&self.invitation);
         payload.extend_from_slice(&self.identity);
         payload.extend_from_slice(&self.transport);
-        payload.extend_from_slice(&self.created_s.to_be_bytes());
+        payload.extend_from_slice(&self.epoch);
         state.write(Kind::Pending, &payload)
     }
 }
@@ -225,10 +259,11 @@ mod tests {
         let (_holder, state) = fresh();
         state.write(Kind::Identity, &[1; 32]).unwrap();
         assert!(matches!(TransportKeys::load(&state), Err(Error::Missing { .. })));
-        let key = |number| TransportKey { number, created_s: 9, secret: [number as u8; 32] };
+        let key = |number| TransportKey { number, secret: [number as u8; 32], epoch: vec![number as u8; 9] };
         TransportKeys { keys: vec![key(3), key(4)] }.save(&state).unwrap();
         let loaded = TransportKeys::load(&state).unwrap();
         assert_eq!(loaded.keys.iter().map(|key| key.number).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(loaded.keys[1].epoch, [4; 9]);
         TransportKeys { keys: vec![key(4), key(3)] }.save(&state).unwrap();
         assert!(matches!(TransportKeys::load(&state), Err(Error::Damaged { .. })));
     }
@@ -237,12 +272,13 @@ mod tests {
     fn a_pending_join_comes_back_as_it_was_saved() {
         let (_holder, state) = fresh();
         assert!(PendingJoin::load(&state).unwrap().is_none());
-        PendingJoin { invitation: [1; 8], identity: [2; 32], transport: [3; 32], created_s: 4 }
+        PendingJoin { invitation: [1; 8], identity: [2; 32], transport: [3; 32], epoch: vec![4; 5] }
             .save(&state)
             .unwrap();
         let loaded = PendingJoin::load(&state).unwrap().unwrap();
         assert_eq!((loaded.invitation, loaded.identity, loaded.transport), ([1; 8], [2; 32], [3; 32]));
-        state.write(Kind::Pending, &[0; 79]).unwrap();
+        assert_eq!(loaded.epoch, [4; 5]);
+        state.write(Kind::Pending, &[0; 71]).unwrap();
         assert!(PendingJoin::load(&state).is_err());
     }
 

@@ -170,6 +170,14 @@ impl Locked<'_> {
         write_container(&self.register.directory, &file_name(invitation.id), WORD, &payload)
     }
 
+    /// Removes an invitation, so that it cannot be used any more.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn withdraw(&self, id: [u8; 8]) -> Result<(), Error> {
+        remove(&self.register.directory.join(file_name(id)))
+    }
+
     /// Removes what expired long ago unused.
     ///
     /// # Errors

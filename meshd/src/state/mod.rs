@@ -8,6 +8,7 @@
 pub mod atomic;
 pub mod container;
 pub mod files;
+pub mod home;
 pub mod invitations;
 mod lock;
 
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 
 pub use container::Damage;
 pub use files::{PendingJoin, TransportKeys};
+pub use home::{Home, HomeError};
 pub use lock::Lock;
 
 /// Largest state file that is read: far above what bounded tables can fill.
@@ -131,11 +133,13 @@ pub enum Kind {
     Floor,
     /// Keys of a join that has not been answered yet.
     Pending,
+    /// Marks that `init` has begun and not ended.
+    Founding,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Identity,
         Kind::Transport,
         Kind::Gate,
@@ -148,6 +152,7 @@ impl Kind {
         Kind::Boot,
         Kind::Floor,
         Kind::Pending,
+        Kind::Founding,
     ];
 
     /// The file's name in the state directory.
@@ -165,6 +170,7 @@ impl Kind {
             Kind::Boot => "boot.epoch",
             Kind::Floor => "timestamp.floor",
             Kind::Pending => "join.pending",
+            Kind::Founding => "init.pending",
         }
     }
 
@@ -183,6 +189,7 @@ impl Kind {
             Kind::Boot => "boot",
             Kind::Floor => "floor",
             Kind::Pending => "pending",
+            Kind::Founding => "founding",
         }
     }
 
@@ -196,6 +203,7 @@ impl Kind {
             Kind::Records => "move it away: the other members send their records again",
             Kind::Revocations => "move it away: the other members send the revocations again",
             Kind::Boot | Kind::Floor => "move it away: the clock takes its place",
+            Kind::Founding => "move it away: it only marks an `init` that was interrupted",
             Kind::Pending => "move it away and join again, if need be with a new invitation",
         }
     }
