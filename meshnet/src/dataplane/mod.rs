@@ -111,3 +111,6 @@ impl Drop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

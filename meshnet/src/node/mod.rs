@@ -308,6 +308,27 @@ impl Node {
         self.settle(now);
     }
 
+    /// The operating system reports that datagrams to `remote` do not arrive (an ICMP error, a missing route). It is a
+    /// hint that anybody can forge: the paths over it are probed at once, and meanwhile their traffic also goes elsewhere.
+    pub fn handle_unreachable(&mut self, now: Now, remote: SocketAddr) {
+        let mut doubted: Vec<(MemberId, PathId)> = Vec::new();
+        for peer in self.peers.values() {
+            let Some(direct) = peer.paths.to_endpoint(remote) else { continue };
+            doubted.push((peer.member, direct));
+            let relayed = PathId::Relay { relay: peer.member };
+            doubted.extend(
+                self.peers.keys().filter(|other| **other != peer.member).map(|other| (*other, relayed)),
+            );
+        }
+        for (member, path) in doubted {
+            if self.peers.get_mut(&member).is_some_and(|peer| peer.paths.doubt(now.mono, &path)) {
+                self.send_probes(now, member);
+                self.dirty.peers.insert(member);
+            }
+        }
+        self.settle(now);
+    }
+
     /// Applies changed settings: other addresses of the interfaces, other endpoints, a reloaded configuration.
     pub fn handle_settings(&mut self, now: Now, settings: Settings) {
         if settings == self.settings {

@@ -42,12 +42,15 @@ struct Host {
     relay: bool,
 }
 
+/// When it arrives, its number, source, destination, and content.
+type InFlight = (Mono, u64, SocketAddr, SocketAddr, Vec<u8>);
+
 struct World {
     now: Now,
     trust: TrustChain,
     gate: Secret<32>,
     hosts: Vec<Host>,
-    wire: BinaryHeap<std::cmp::Reverse<(Mono, u64, SocketAddr, SocketAddr, Vec<u8>)>>,
+    wire: BinaryHeap<std::cmp::Reverse<InFlight>>,
     sent: u64,
     /// Pairs of hosts with no underlay between them.
     cut: BTreeSet<(usize, usize)>,
@@ -254,7 +257,7 @@ impl World {
         let end = self.now.mono + span;
         while self.now.mono < end {
             self.now = self.now.after(Duration::from_millis(1));
-            if self.now.mono.0 % 5_000 == 0 {
+            if self.now.mono.0.is_multiple_of(5_000) {
                 each(self);
             }
             while self.wire.peek().is_some_and(|next| next.0.0 <= self.now.mono) {
@@ -380,6 +383,30 @@ fn a_dead_relay_is_replaced_within_a_second_and_a_half() {
     assert!(gap < Duration::from_millis(1500), "gap {gap:?} {:?}", world.hosts[0].events);
     let unique: BTreeSet<u32> = world.numbers(1).into_iter().collect();
     assert_eq!(unique.len(), world.numbers(1).len(), "duplicates reached the application");
+}
+
+#[test]
+fn a_relay_that_is_reported_unreachable_costs_no_packet() {
+    let mut world = World::new(8, &[false, false, true, true]);
+    world.cut.insert((0, 1));
+    world.run(seconds(3));
+    let mut number = 0;
+    let mut flow = |world: &mut World| {
+        world.packet(0, 1, number);
+        number += 1;
+    };
+    world.run_with(seconds(3), &mut flow);
+    let used = world.hosts[0].events.iter().rev().find(|event| event.starts_with("n1 over")).unwrap().clone();
+    let relay = if used.contains(&world.id(2).to_string()) { 2 } else { 3 };
+    world.silent.insert(relay);
+    let (at, now) = (world.hosts[relay].address, world.now);
+    world.hosts[0].node.as_mut().unwrap().handle_unreachable(now, at);
+    world.drain(0);
+    world.run_with(seconds(5), &mut flow);
+    world.run(seconds(1));
+    let numbers: BTreeSet<u32> = world.numbers(1).into_iter().collect();
+    // What was on the wire to the relay when it died is lost, nothing after it.
+    assert!(number as usize - numbers.len() <= 1, "lost {}", number as usize - numbers.len());
 }
 
 #[test]

@@ -201,6 +201,15 @@ impl Path {
         self.in_flight.iter().any(|flight| flight.id == probe)
     }
 
+    fn doubt(&mut self, now: Mono) {
+        let quiet_since = Mono(now.0.saturating_sub(PROBE_ACTIVE.as_micros() as u64));
+        self.next_probe = now;
+        self.tries = 0;
+        self.misses = self.misses.max(SUSPECT_MISSES);
+        self.last_heard = None;
+        self.last_reply = self.last_reply.map(|at| at.min(quiet_since));
+    }
+
     /// How long a probe may stay unanswered before it counts as missed.
     fn patience(&self) -> Duration {
         PROBE_ACTIVE.max(self.quality.patience()) - Duration::from_millis(10)
@@ -348,17 +357,29 @@ impl PathSet {
         Some(rtt)
     }
 
-    /// Everything that was measured may be wrong (the underlay changed): probe all paths at once.
+    /// Everything that was measured may be wrong (the underlay changed): doubt and probe all paths at once.
     pub fn recheck(&mut self, now: Mono) {
         for path in self.paths.values_mut() {
-            path.next_probe = now;
-            path.tries = 0;
-            path.misses = path.misses.max(SUSPECT_MISSES);
-            path.last_heard = None;
-            path.last_reply = path
-                .last_reply
-                .map(|at| Mono(at.0.min(now.0.saturating_sub(PROBE_ACTIVE.as_micros() as u64))));
+            path.doubt(now);
         }
+    }
+
+    /// Something suggests that a path is broken, for instance an ICMP error. Nobody vouches for it, so it costs the path
+    /// no more than a probe at once, and its traffic a duplicate elsewhere until that is answered. Returns whether the
+    /// path was not in doubt already.
+    pub fn doubt(&mut self, now: Mono, id: &PathId) -> bool {
+        let Some(path) = self.paths.get_mut(id).filter(|path| path.proven && !path.suspect(now)) else {
+            return false;
+        };
+        path.doubt(now);
+        true
+    }
+
+    /// A direct path that leads to an endpoint.
+    pub fn to_endpoint(&self, remote: SocketAddr) -> Option<PathId> {
+        let leads_there =
+            |id: &&PathId| matches!(id, PathId::Direct { remote: known, .. } if *known == remote);
+        self.paths.keys().find(leads_there).copied()
     }
 
     /// The next probe that is due, if any. Call until it returns `None`.
