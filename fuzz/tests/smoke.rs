@@ -1,0 +1,128 @@
+//! A smoke test without a fuzzing engine: the committed vectors, mutated from a seed. `FUZZ_SEED` chooses the seed,
+//! `FUZZ_ROUNDS` the number of inputs for each target. A failure prints both and the input.
+
+use meshnet_fuzz::{TARGETS, Target, vectors};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+
+/// Inputs for each target.
+const ROUNDS: u64 = 20_000;
+const SEED: u64 = 1;
+/// Longest input, as much as a datagram holds on most networks.
+const MAX_LEN: usize = 1500;
+/// Values that lengths, counts, and types go wrong at.
+const EDGES: [u8; 12] = [0, 1, 2, 3, 4, 6, 0x0f, 0x10, 0x7f, 0x80, 0xfe, 0xff];
+
+#[test]
+fn datagram_survives_mutated_vectors() {
+    survives(TARGETS[0]);
+}
+
+#[test]
+fn frames_survive_mutated_vectors() {
+    survives(TARGETS[1]);
+}
+
+#[test]
+fn signed_objects_survive_mutated_vectors() {
+    survives(TARGETS[2]);
+}
+
+#[test]
+fn invitations_survive_mutated_vectors() {
+    survives(TARGETS[3]);
+}
+
+#[test]
+fn every_target_takes_every_vector_as_it_is() {
+    let vectors = vectors().expect("the vectors are committed");
+    assert!(vectors.len() > 40);
+    for (_, bytes) in &vectors {
+        TARGETS.iter().for_each(|(_, entry)| entry(bytes));
+    }
+}
+
+fn survives((name, entry): Target) {
+    let seed = setting("FUZZ_SEED", SEED);
+    let vectors = vectors().expect("the vectors are committed");
+    let mut rng = StdRng::seed_from_u64(seed);
+    for round in 0..setting("FUZZ_ROUNDS", ROUNDS) {
+        let mut input = pick(&vectors, &mut rng);
+        for _ in 0..rng.random_range(1..=4) {
+            mutate(&mut input, &vectors, &mut rng);
+        }
+        input.truncate(MAX_LEN);
+        let _told = Told { name, seed, round, input: &input };
+        entry(&input);
+    }
+}
+
+/// One step away from the input.
+fn mutate(input: &mut Vec<u8>, vectors: &[(String, Vec<u8>)], rng: &mut StdRng) {
+    if input.is_empty() {
+        *input = pick(vectors, rng);
+    }
+    let at = rng.random_range(0..input.len());
+    let end = rng.random_range(at..=input.len());
+    match rng.random_range(0..9) {
+        0 => input[at] ^= 1 << rng.random_range(0..8),
+        1 => input[at] = *EDGES.choose(rng).expect("not empty"),
+        2 => input[at] = input[at].wrapping_add(*[1, 255].choose(rng).expect("not empty")),
+        3 => input.truncate(at),
+        4 => drop(input.drain(at..end)),
+        5 => {
+            let copied = input[at..end].to_vec();
+            input.splice(at..at, copied);
+        }
+        6 => {
+            let noise = (0..rng.random_range(1..16)).map(|_| rng.random()).collect::<Vec<u8>>();
+            input.splice(at..at, noise);
+        }
+        7 => {
+            // The front of this one and the back of another.
+            let other = pick(vectors, rng);
+            input.truncate(at);
+            input.extend(&other[at.min(other.len())..]);
+        }
+        _ => {
+            // A type, length, and value where one may begin; the length of an object's body grows along.
+            let value = vec![rng.random(); rng.random_range(0..6)];
+            let field =
+                [&[*EDGES.choose(rng).expect("not empty"), 0, value.len() as u8], &value[..]].concat();
+            if let [1, 1..=5, high, low, ..] = &mut input[..] {
+                let body_len = u16::from_be_bytes([*high, *low]);
+                [*high, *low] = body_len.saturating_add(field.len() as u16).to_be_bytes();
+                let body_end = (4 + usize::from(body_len)).min(input.len());
+                input.splice(body_end..body_end, field);
+            } else {
+                input.splice(at..at, field);
+            }
+        }
+    }
+}
+
+fn pick(vectors: &[(String, Vec<u8>)], rng: &mut StdRng) -> Vec<u8> {
+    vectors.choose(rng).expect("the vectors are committed").1.clone()
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+/// Tells how to replay a failure.
+struct Told<'a> {
+    name: &'static str,
+    seed: u64,
+    round: u64,
+    input: &'a [u8],
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let hex: String = self.input.iter().map(|byte| format!("{byte:02x}")).collect();
+            eprintln!("{}: FUZZ_SEED={} round {} input {hex}", self.name, self.seed, self.round);
+        }
+    }
+}
