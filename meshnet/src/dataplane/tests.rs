@@ -50,7 +50,7 @@ fn snapshot(at: usize, relayed: Option<RelayLabel>) -> Snapshot {
     let mut peers = vec![None, None, None];
     let sealer = |to: usize| Arc::new(Sealer::new(Suite::ChaCha20Poly1305, &key(at, to), index(at, to)));
     let to_relay = sealer(RELAY);
-    for other in 0..3 {
+    for (other, entry) in peers.iter_mut().enumerate() {
         fib.add_address(overlay(other), slot(other));
         sources.add_address(overlay(other), slot(other));
         if other == at {
@@ -70,7 +70,7 @@ fn snapshot(at: usize, relayed: Option<RelayLabel>) -> Snapshot {
         };
         let stats = Arc::new(PeerStats::default());
         let sealer = if other == RELAY { to_relay.clone() } else { sealer(other) };
-        peers[other] = Some(Arc::new(PeerTx {
+        *entry = Some(Arc::new(PeerTx {
             member: member(other),
             sealer,
             primary,

@@ -124,7 +124,7 @@ pub fn seal(
     trailer.write(&mut buf[inner.end..inner.end + data::TRAILER_LEN]);
     peer.sealer.seal_in_place(counter, &mut buf[start..end]);
     let first = address(&peer.primary, buf, start..end)?;
-    // Two relay headers do not fit before one body: of two relayed paths only the chosen one is used.
+    // Two relay headers do not fit before one body; the control plane gives at most one of the two as relayed.
     let both_relayed = first.range.start != start && matches!(peer.duplicate, Some(Carrier::Relayed { .. }));
     let second = match &peer.duplicate {
         Some(carrier) if !both_relayed => address(carrier, buf, start..end),

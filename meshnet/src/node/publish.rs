@@ -8,7 +8,7 @@ use proto::id::{MemberId, RelayLabel};
 
 use super::{Event, Node};
 use crate::dataplane::snapshot::{MemberSlot, Receivers};
-use crate::dataplane::{LocalPrefixes, PeerTx, Receiver, RelayHop, RelayTable, Snapshot};
+use crate::dataplane::{Carrier, LocalPrefixes, PeerTx, Receiver, RelayHop, RelayTable, Snapshot};
 use crate::membership::SourceTableBuilder;
 use crate::path::PathId;
 use crate::route::spf::MAX_RELAYS;
@@ -131,9 +131,11 @@ impl Node {
         let keypair = peer.session.sending()?;
         let primary = peer.selection.primary.and_then(|path| self.carrier(now, member, path));
         let duplicate = peer.selection.duplicate.and_then(|path| self.carrier(now, member, path));
-        // A chosen path whose relay is gone: the other one alone.
         let (primary, duplicate) = match (primary, duplicate) {
+            // A chosen path whose relay is gone: the other one alone.
             (None, Some(other)) => (other, None),
+            // Two relay headers do not fit before one body. While the chosen relay is in doubt, the other one carries.
+            (Some(Carrier::Relayed { .. }), Some(other @ Carrier::Relayed { .. })) => (other, None),
             (Some(primary), duplicate) => (primary, duplicate),
             (None, None) => return None,
         };

@@ -457,7 +457,7 @@ impl PathSet {
             path.suspect(now) || !path.alive(now) || (path.quiet_for(now) > KEEPALIVE * 2 && path.misses == 0)
         });
         let duplicate =
-            if in_doubt { self.best(now, chosen).or_else(|| self.fallback(chosen)) } else { None };
+            if in_doubt { self.best(now, chosen).or_else(|| self.fallback(now, chosen)) } else { None };
         Selection { primary: chosen, duplicate }
     }
 
@@ -578,7 +578,10 @@ impl PathSet {
     }
 
     /// With nothing alive: a relay, else anything that was proven once, else any candidate.
-    fn fallback(&self, except: Option<PathId>) -> Option<PathId> {
+    fn fallback(&self, now: Mono, except: Option<PathId>) -> Option<PathId> {
+        if except.and_then(|id| self.paths.get(&id)).is_some_and(|path| path.alive(now)) {
+            return None;
+        }
         self.paths
             .iter()
             .filter(|(id, _)| except != Some(**id))
