@@ -1,0 +1,306 @@
+//! A machine: what the daemon keeps on disk, and while it runs the node with its packet path.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use meshnet::crypto::TransportSecret;
+use meshnet::dataplane::tx::seal;
+use meshnet::dataplane::{HEADROOM, Outgoing, Rx, Snapshot, TAILROOM, Tx, TxVerdict, Verdict};
+use meshnet::membership::{IdentitySecret, TrustChain, VerifiedCertificate};
+use meshnet::node::{Event, Inbound, Node, NodeConfig, OwnEpoch, Settings};
+use meshnet::path::SocketId;
+use meshnet::session::GateKey;
+use meshnet::time::{Mono, Now, UnixMs};
+use proto::data::TrailerFlags;
+use proto::id::{BootEpoch, MemberId};
+use proto::key_epoch::KeyEpoch;
+use proto::signed::Signed;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+/// The wall clock at the beginning of virtual time: some day in 2026.
+pub const START: UnixMs = UnixMs(1_780_000_000_000);
+
+/// The daemon saves its cache this long after it changed.
+const SAVE_AFTER_US: u64 = 500_000;
+
+/// What survives a crash.
+pub struct Disk {
+    /// Seed of the identity key.
+    pub identity: [u8; 32],
+    /// The secret of the mesh.
+    pub gate: GateKey,
+    /// The transport key.
+    pub transport: TransportSecret,
+    /// Its signed epoch.
+    pub epoch: Signed<KeyEpoch>,
+    /// The node's certificate.
+    pub certificate: VerifiedCertificate,
+    /// The trust bundles.
+    pub trust: TrustChain,
+    /// Starts so far.
+    pub boot: u64,
+    /// Handshake timestamps up to this one may have been used.
+    pub timestamp_floor_us: u64,
+    /// What the node exported last.
+    pub cache: Vec<u8>,
+}
+
+/// Something that a machine does to its surroundings.
+pub enum Output {
+    /// Sends a datagram.
+    Datagram {
+        /// Its socket.
+        socket: SocketId,
+        /// Where to.
+        to: SocketAddr,
+        /// The UDP payload.
+        bytes: Vec<u8>,
+    },
+    /// Hands an inner packet to the device.
+    Packet {
+        /// Who sent it, as the packet path says.
+        from: MemberId,
+        /// The packet.
+        bytes: Vec<u8>,
+    },
+    /// Tells something worth a line in the trace.
+    Note(String),
+}
+
+struct Running {
+    node: Node,
+    rx: Rx,
+    tx: Tx,
+    snapshot: Arc<Snapshot>,
+    save_at_us: Option<u64>,
+}
+
+/// A machine.
+pub struct Machine {
+    /// What survives a crash.
+    pub disk: Disk,
+    /// What the daemon was told by its configuration and the system.
+    pub settings: Settings,
+    /// How far the wall clock is off, in milliseconds.
+    pub clock_error_ms: i64,
+    /// Start of this machine's monotonic clock, so that no two machines' clocks agree.
+    pub mono_start_us: u64,
+    running: Option<Running>,
+}
+
+impl Machine {
+    /// A machine whose daemon does not run.
+    pub fn new(disk: Disk, settings: Settings, mono_start_us: u64) -> Machine {
+        Machine { disk, settings, clock_error_ms: 0, mono_start_us, running: None }
+    }
+
+    /// Its member id.
+    pub fn member(&self) -> MemberId {
+        self.disk.certificate.body().member
+    }
+
+    /// Its overlay addresses.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.disk.certificate.addresses().collect()
+    }
+
+    /// The node, while the daemon runs.
+    pub fn node(&self) -> Option<&Node> {
+        self.running.as_ref().map(|running| &running.node)
+    }
+
+    /// Both clocks at a moment of virtual time.
+    pub fn now(&self, now_us: u64) -> Now {
+        let wall_ms = (START.0 + now_us / 1000).saturating_add_signed(self.clock_error_ms);
+        Now { mono: Mono(self.mono_start_us + now_us), wall: UnixMs(wall_ms) }
+    }
+
+    /// Starts the daemon from what is on disk.
+    ///
+    /// # Panics
+    /// When the disk does not make a node.
+    pub fn start(&mut self, now_us: u64, seed: u64) -> Vec<Output> {
+        let now = self.now(now_us);
+        let disk = &mut self.disk;
+        disk.boot += 1;
+        let config = NodeConfig {
+            identity: IdentitySecret::from_bytes(&disk.identity),
+            gate: disk.gate.clone(),
+            epochs: vec![OwnEpoch { secret: disk.transport.clone(), signed: disk.epoch.clone() }],
+            certificate: disk.certificate.signed().clone(),
+            issuer: None,
+            trust: disk.trust.clone(),
+            revocations: Vec::new(),
+            boot: BootEpoch(disk.boot),
+            timestamp_floor_us: disk.timestamp_floor_us,
+            cache: disk.cache.clone(),
+            version: "simulated".into(),
+            settings: self.settings.clone(),
+        };
+        let node = Node::new(config, now, StdRng::seed_from_u64(seed)).expect("the disk makes a node");
+        self.running = Some(Running {
+            node,
+            rx: Rx::new(),
+            tx: Tx::new(),
+            snapshot: Arc::default(),
+            save_at_us: None,
+        });
+        self.drain(now_us)
+    }
+
+    /// Ends the daemon without any warning.
+    pub fn crash(&mut self) {
+        self.running = None;
+    }
+
+    /// Ends the daemon in order.
+    pub fn stop(&mut self, now_us: u64) -> Vec<Output> {
+        let now = self.now(now_us);
+        if let Some(running) = &mut self.running {
+            running.node.shut_down(now);
+            self.disk.cache = running.node.export_cache();
+        }
+        let outputs = self.drain(now_us);
+        self.running = None;
+        outputs
+    }
+
+    /// Takes a datagram from the network.
+    pub fn receive(&mut self, now_us: u64, from: SocketAddr, mut bytes: Vec<u8>) -> Vec<Output> {
+        let now = self.now(now_us);
+        let Some(running) = &mut self.running else { return Vec::new() };
+        let all = 0..bytes.len();
+        let snapshot = running.snapshot.clone();
+        let verdict = running.rx.process(&snapshot, now.mono, SocketId(0), from, &mut bytes, all);
+        let mut outputs = Vec::new();
+        match verdict {
+            Verdict::Deliver { packet, from } => {
+                let sender = snapshot.receivers.values().find(|receiver| receiver.slot == from);
+                let from = sender.map(|sender| sender.member).unwrap_or_default();
+                outputs.push(Output::Packet { from, bytes: bytes[packet].to_vec() });
+            }
+            Verdict::Control { receiver, via, frames } => {
+                let frames = bytes[frames].to_vec();
+                running.node.handle_inbound(now, Inbound::Control { receiver, via, frames });
+            }
+            Verdict::HandUp { via, datagram } => {
+                let bytes = bytes[datagram].to_vec();
+                running.node.handle_inbound(now, Inbound::Datagram { via, bytes });
+            }
+            Verdict::Forward { socket, to, datagram } => {
+                outputs.push(Output::Datagram { socket, to, bytes: bytes[datagram].to_vec() });
+            }
+            Verdict::Keepalive => {}
+            Verdict::Drop(reason) => outputs.push(Output::Note(format!("drops: {}", reason.name()))),
+        }
+        while let Some(notice) = running.rx.poll_notice() {
+            running.node.handle_inbound(now, Inbound::Notice(notice));
+        }
+        outputs.extend(self.drain(now_us));
+        outputs
+    }
+
+    /// Takes a packet from the device.
+    pub fn send(&mut self, now_us: u64, packet: &[u8]) -> Vec<Output> {
+        let now = self.now(now_us);
+        let Some(running) = &mut self.running else { return Vec::new() };
+        let (mut buf, inner) = framed(packet);
+        let mut outputs = Vec::new();
+        match running.tx.process(&running.snapshot, now.mono, &mut buf, inner) {
+            TxVerdict::Send { first, second } => outputs.extend(datagrams(&buf, first, second)),
+            TxVerdict::HandUp => running.node.handle_inbound(now, Inbound::Packet(packet.to_vec())),
+            TxVerdict::Drop(reason) => outputs.push(Output::Note(format!("refuses: {}", reason.name()))),
+        }
+        if let Some(slot) = running.tx.poll_active() {
+            running.node.handle_inbound(now, Inbound::Active(slot));
+        }
+        outputs.extend(self.drain(now_us));
+        outputs
+    }
+
+    /// Seals a packet for `to` without looking at its addresses, as a member that cheats would.
+    pub fn send_unchecked(&mut self, to: MemberId, packet: &[u8]) -> Vec<Output> {
+        let Some(running) = &self.running else { return Vec::new() };
+        let mut peers = running.snapshot.peers.iter().flatten();
+        let Some(peer) = peers.find(|peer| peer.member == to) else { return Vec::new() };
+        let (mut buf, inner) = framed(packet);
+        match seal(peer, &mut buf, inner, TrailerFlags::empty()) {
+            Some((first, second)) => datagrams(&buf, first, second).collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Applies changed settings.
+    pub fn reconfigure(&mut self, now_us: u64, settings: Settings) -> Vec<Output> {
+        self.settings = settings.clone();
+        let now = self.now(now_us);
+        if let Some(running) = &mut self.running {
+            running.node.handle_settings(now, settings);
+        }
+        self.drain(now_us)
+    }
+
+    /// When [`Machine::wake`] has something to do.
+    pub fn wake_at_us(&self, now_us: u64) -> Option<u64> {
+        let running = self.running.as_ref()?;
+        let timeout = running.node.poll_timeout(self.now(now_us));
+        let node_us = timeout.0.saturating_sub(self.mono_start_us);
+        Some(running.save_at_us.map_or(node_us, |save_us| save_us.min(node_us)))
+    }
+
+    /// Does what is due.
+    pub fn wake(&mut self, now_us: u64) -> Vec<Output> {
+        let now = self.now(now_us);
+        let Some(running) = &mut self.running else { return Vec::new() };
+        if running.save_at_us.is_some_and(|save_us| save_us <= now_us) {
+            running.save_at_us = None;
+            self.disk.cache = running.node.export_cache();
+        }
+        if running.node.poll_timeout(now) <= now.mono {
+            running.node.handle_timeout(now);
+        }
+        self.drain(now_us)
+    }
+
+    fn drain(&mut self, now_us: u64) -> Vec<Output> {
+        let Some(running) = &mut self.running else { return Vec::new() };
+        let mut outputs = Vec::new();
+        while let Some(event) = running.node.poll_event() {
+            match event {
+                Event::Snapshot(snapshot) => running.snapshot = snapshot,
+                Event::CacheChanged => {
+                    running.save_at_us.get_or_insert(now_us + SAVE_AFTER_US);
+                }
+                Event::ReserveTimestamp(floor_us) => self.disk.timestamp_floor_us = floor_us,
+                Event::PeerUp { name, .. } => outputs.push(Output::Note(format!("up: {name}"))),
+                Event::PeerDown { name, .. } => outputs.push(Output::Note(format!("down: {name}"))),
+                Event::PathChanged { name, path, .. } => {
+                    outputs.push(Output::Note(format!("path to {name}: {path:?}")));
+                }
+                Event::Routes(prefixes) => outputs.push(Output::Note(format!("routes: {prefixes:?}"))),
+                Event::Clash { .. } => outputs.push(Output::Note("clash".into())),
+                Event::Join { .. } | Event::Pong { .. } => {}
+            }
+        }
+        while let Some(transmit) = running.node.poll_transmit() {
+            outputs.push(Output::Datagram { socket: transmit.socket, to: transmit.to, bytes: transmit.bytes });
+        }
+        outputs
+    }
+}
+
+fn framed(packet: &[u8]) -> (Vec<u8>, std::ops::Range<usize>) {
+    let mut buf = vec![0; HEADROOM + packet.len() + TAILROOM];
+    let inner = HEADROOM..HEADROOM + packet.len();
+    buf[inner.clone()].copy_from_slice(packet);
+    (buf, inner)
+}
+
+fn datagrams(buf: &[u8], first: Outgoing, second: Option<Outgoing>) -> impl Iterator<Item = Output> {
+    [Some(first), second].into_iter().flatten().map(|out| Output::Datagram {
+        socket: out.socket,
+        to: out.to,
+        bytes: buf[out.range].to_vec(),
+    })
+}

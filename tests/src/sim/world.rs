@@ -1,0 +1,534 @@
+//! The world: machines, the underlay between them, and the order of everything that happens.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use memchr::memmem::Finder;
+use meshnet::crypto::{Secret, Suite, TransportSecret};
+use meshnet::dataplane::DEFAULT_MTU;
+use meshnet::membership::{
+    AuthoritySecret, DEFAULT_LIFETIME_S, Founding, IdentitySecret, Request, Signer, found, issue,
+};
+use meshnet::node::{Settings, Socket};
+use meshnet::path::SocketId;
+use meshnet::session::GateKey;
+use proto::certificate::Roles;
+use proto::id::{KeyEpochNumber, Name};
+use proto::key_epoch::KeyEpoch;
+use proto::record::Subnet;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::checks::Checks;
+use super::flow::{Flow, MARKER, Report, numbers};
+use super::machine::{Disk, Machine, Output, START};
+use super::nat::{Nat, NatKind};
+use super::net::{HostId, Link, Site, SiteId, Underlay, Uplink};
+
+/// The UDP port of every node.
+pub const PORT: u16 = 4655;
+
+/// Lines of the trace that are kept for a failure's message.
+const KEPT_LINES: usize = 60;
+
+/// Things that wait to happen; more mean that something multiplies without bound.
+const MAX_PENDING: usize = 200_000;
+
+/// Times that a node may ask to be woken at one moment.
+const MAX_WAKES: u32 = 1000;
+
+/// A machine in the world.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MachineId(pub usize);
+
+/// A flow in the world.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FlowId(pub usize);
+
+/// What a machine is to be.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    name: String,
+    places: Vec<(SiteId, IpAddr)>,
+    relay: bool,
+    subnets: Vec<Subnet>,
+    endpoint: bool,
+}
+
+impl Spec {
+    /// A plain member with one interface.
+    pub fn new(name: &str, site: SiteId, address: &str) -> Spec {
+        let places = vec![(site, address.parse().expect("an address"))];
+        Spec { name: name.into(), places, relay: false, subnets: Vec::new(), endpoint: false }
+    }
+
+    /// With another interface.
+    #[must_use]
+    pub fn and(mut self, site: SiteId, address: &str) -> Spec {
+        self.places.push((site, address.parse().expect("an address")));
+        self
+    }
+
+    /// A relay, with its first address configured as an endpoint.
+    #[must_use]
+    pub fn relay(self) -> Spec {
+        Spec { relay: true, endpoint: true, ..self }
+    }
+
+    /// Announcing a subnet.
+    #[must_use]
+    pub fn subnet(mut self, prefix: &str, weight: u16) -> Spec {
+        self.subnets.push(Subnet { prefix: prefix.parse().expect("a prefix"), weight });
+        self
+    }
+}
+
+enum Happening {
+    Datagram { to: HostId, from: SocketAddr, bytes: Vec<u8> },
+    Wake(MachineId),
+    Packet(FlowId),
+}
+
+/// What an attacker in the middle of the underlay does with the datagrams that it sees.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Attacker {
+    /// Share of datagrams that it repeats later, from their true source.
+    pub replay: f64,
+    /// Share of datagrams that it repeats with a bit turned over.
+    pub alter: f64,
+    /// Share of datagrams that it repeats from another source address.
+    pub spoof: f64,
+}
+
+/// The world.
+pub struct World {
+    seed: u64,
+    now_us: u64,
+    rng: StdRng,
+    /// The underlay; faults are made here.
+    pub net: Underlay,
+    authority: AuthoritySecret,
+    trust: meshnet::membership::TrustChain,
+    gate: GateKey,
+    machines: Vec<Machine>,
+    flows: Vec<Flow>,
+    pending: BTreeMap<(u64, u64), Happening>,
+    sequence: u64,
+    wakes: Vec<(u64, u32)>,
+    /// What is done to datagrams on their way.
+    pub attacker: Attacker,
+    marker: Finder<'static>,
+    pub(super) checks: Checks,
+    trace: DefaultHasher,
+    lines: VecDeque<String>,
+}
+
+impl World {
+    /// A world without sites. Everything random in it comes from `seed`.
+    pub fn new(seed: u64) -> World {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let authority = AuthoritySecret::generate(&mut rng);
+        let founding = Founding {
+            name: Name::new("simulated").expect("a name"),
+            recovery: AuthoritySecret::generate(&mut rng).public(),
+            network4: Some("10.99.0.0/16".parse().expect("a network")),
+            created_s: START.seconds(),
+        };
+        World {
+            seed,
+            now_us: 0,
+            net: Underlay::new(rng.random()),
+            trust: found(founding, &[&authority], 1).expect("one root and its threshold"),
+            authority,
+            gate: Secret::random(&mut rng),
+            rng,
+            machines: Vec::new(),
+            flows: Vec::new(),
+            pending: BTreeMap::new(),
+            sequence: 0,
+            wakes: Vec::new(),
+            attacker: Attacker::default(),
+            marker: Finder::new(MARKER),
+            checks: Checks::default(),
+            trace: DefaultHasher::new(),
+            lines: VecDeque::new(),
+        }
+    }
+
+    /// Adds a site whose addresses are the internet's.
+    pub fn public_site(&mut self, subnet: &str, wan: Link) -> SiteId {
+        self.site(subnet, Uplink::Public, wan)
+    }
+
+    /// Adds a site behind a translator, whose mappings live for a minute.
+    pub fn nat_site(&mut self, subnet: &str, kind: NatKind, public: &str, wan: Link) -> SiteId {
+        let nat = Nat::new(kind, public.parse().expect("an address"), 60_000_000);
+        self.site(subnet, Uplink::Nat(nat), wan)
+    }
+
+    /// Adds a site that reaches no other.
+    pub fn closed_site(&mut self, subnet: &str) -> SiteId {
+        self.site(subnet, Uplink::None, Link::delay_ms(0))
+    }
+
+    /// Adds a machine with its certificate and keys. Its daemon does not run yet.
+    pub fn add(&mut self, spec: Spec) -> MachineId {
+        let index = self.machines.len();
+        let host = self.net.add_host(spec.places.clone());
+        assert_eq!(host.0, index, "every host is a machine");
+        let identity: [u8; 32] = self.rng.random();
+        let transport = TransportSecret::random(&mut self.rng);
+        let secret = IdentitySecret::from_bytes(&identity);
+        let request = Request {
+            identity: secret.public(),
+            name: Name::new(&spec.name).expect("a name"),
+            addresses: vec![IpAddr::V4(Ipv4Addr::new(10, 99, (index >> 8) as u8, index as u8 + 1))],
+            prefixes: spec.subnets.iter().map(|subnet| subnet.prefix).collect(),
+            roles: if spec.relay { Roles::RELAY } else { Roles::default() },
+            constraints: None,
+            lifetime_s: DEFAULT_LIFETIME_S,
+        };
+        let certificate =
+            issue(START, &self.trust, &Signer::Root(&self.authority), request, None, self.rng.random())
+                .expect("the certificate is acceptable");
+        let epoch = secret
+            .sign_key_epoch(KeyEpoch {
+                mesh: self.trust.mesh(),
+                member: certificate.body().member,
+                number: KeyEpochNumber(1),
+                key: transport.public(),
+                created_s: START.seconds(),
+                capabilities: Suite::local_capabilities(),
+            })
+            .expect("an epoch fits");
+        let disk = Disk {
+            identity,
+            gate: self.gate.clone(),
+            transport,
+            epoch,
+            certificate,
+            trust: self.trust.clone(),
+            boot: 0,
+            timestamp_floor_us: 0,
+            cache: Vec::new(),
+        };
+        let addresses: Vec<IpAddr> = spec.places.iter().map(|(_, address)| *address).collect();
+        let endpoints = if spec.endpoint { vec![SocketAddr::new(addresses[0], PORT)] } else { Vec::new() };
+        let settings = Settings {
+            datacenter: None,
+            subnets: spec.subnets,
+            relay: spec.relay,
+            endpoints,
+            interface_addresses: addresses,
+            sockets: vec![Socket { id: SocketId(0), port: PORT, ipv4: true, ipv6: true, bound: None }],
+            mtu: DEFAULT_MTU,
+        };
+        let mono_start_us = self.rng.random_range(0..1 << 40);
+        self.machines.push(Machine::new(disk, settings, mono_start_us));
+        self.wakes.push((u64::MAX, 0));
+        MachineId(index)
+    }
+
+    /// Starts a machine's daemon with what it has on disk.
+    pub fn start(&mut self, id: MachineId) {
+        self.note(id, "starts");
+        let seed = self.rng.random();
+        let now_us = self.now_us;
+        self.act(id, |machine| machine.start(now_us, seed));
+    }
+
+    /// Gives a machine what a join at `inviter` gives, and starts its daemon.
+    pub fn join(&mut self, id: MachineId, inviter: MachineId) {
+        let inviter = self.machines[inviter.0].node().expect("the inviter runs");
+        self.machines[id.0].disk.cache = inviter.export_cache();
+        self.start(id);
+    }
+
+    /// Starts the first of the machines, and lets the others join there one after the other.
+    pub fn form(&mut self, machines: &[MachineId]) {
+        self.start(machines[0]);
+        for machine in &machines[1..] {
+            self.run_for(Duration::from_millis(200));
+            self.join(*machine, machines[0]);
+        }
+    }
+
+    /// Ends a machine's daemon without warning; its disk stays.
+    pub fn crash(&mut self, id: MachineId) {
+        self.note(id, "crashes");
+        self.machines[id.0].crash();
+    }
+
+    /// Ends a machine's daemon in order.
+    pub fn stop(&mut self, id: MachineId) {
+        self.note(id, "stops");
+        let now_us = self.now_us;
+        self.act(id, |machine| machine.stop(now_us));
+    }
+
+    /// Lets nothing in or out of a machine, without anybody being told.
+    pub fn silence(&mut self, id: MachineId, silent: bool) {
+        self.note(id, if silent { "falls silent" } else { "is heard again" });
+        self.net.host_mut(HostId(id.0)).silent = silent;
+    }
+
+    /// Gives a machine's first interface another address, maybe at another site, and tells its daemon.
+    pub fn renumber(&mut self, id: MachineId, site: SiteId, address: &str) {
+        self.note(id, &format!("moves to {address}"));
+        let host = self.net.host_mut(HostId(id.0));
+        host.interfaces[0] = (site, address.parse().expect("an address"));
+        let interface_addresses = host.interfaces.iter().map(|(_, address)| *address).collect();
+        let settings = Settings { interface_addresses, ..self.machines[id.0].settings.clone() };
+        let now_us = self.now_us;
+        self.act(id, |machine| machine.reconfigure(now_us, settings));
+    }
+
+    /// Starts a flow between the IPv4 addresses of two machines, until told otherwise by [`World::end_flow`].
+    pub fn flow(&mut self, from: MachineId, to: MachineId, every: Duration) -> FlowId {
+        let destination = self.machines[to.0].addresses()[0];
+        self.flow_to(from, to, destination, every)
+    }
+
+    /// Starts a flow to an address that is behind machine `to`, or one of its own.
+    pub fn flow_to(&mut self, from: MachineId, to: MachineId, destination: IpAddr, every: Duration) -> FlowId {
+        let sources = self.machines[from.0].addresses();
+        let source = sources.into_iter().find(|source| source.is_ipv4() == destination.is_ipv4());
+        let source = source.expect("an address of the destination's family");
+        let every_us = every.as_micros() as u64;
+        self.flows.push(Flow::new((from.0, source), (to.0, destination), 200, every_us, u64::MAX));
+        let flow = FlowId(self.flows.len() - 1);
+        self.push(self.now_us, Happening::Packet(flow));
+        flow
+    }
+
+    /// Ends a flow.
+    pub fn end_flow(&mut self, flow: FlowId) {
+        self.flows[flow.0].until_us = self.now_us;
+    }
+
+    /// What became of a flow's packets so far.
+    pub fn report(&self, flow: FlowId) -> Report {
+        self.flows[flow.0].report()
+    }
+
+    /// Sends an inner packet whose source is not `from`'s own, sealed for `to` as a cheating member would.
+    pub fn cheat(&mut self, from: MachineId, to: MachineId, packet: &[u8]) {
+        let member = self.machines[to.0].member();
+        self.act(from, |machine| machine.send_unchecked(member, packet));
+    }
+
+    /// Sends a datagram from an address that need not be anybody's.
+    pub fn inject(&mut self, to: MachineId, from: SocketAddr, bytes: Vec<u8>) {
+        self.push(self.now_us, Happening::Datagram { to: HostId(to.0), from, bytes });
+    }
+
+    /// Lets time pass.
+    pub fn run_for(&mut self, span: Duration) {
+        let end_us = self.now_us + span.as_micros() as u64;
+        while let Some(entry) = self.pending.first_entry().filter(|entry| entry.key().0 <= end_us) {
+            let ((at_us, _), happening) = entry.remove_entry();
+            self.now_us = self.now_us.max(at_us);
+            self.happen(happening);
+        }
+        self.now_us = end_us;
+    }
+
+    /// Lets time pass until `done`, or fails after `limit`. Returns how long it took, to 10 ms.
+    pub fn run_until(&mut self, what: &str, limit: Duration, mut done: impl FnMut(&World) -> bool) -> Duration {
+        let step = Duration::from_millis(10);
+        let mut passed = Duration::ZERO;
+        while !done(self) {
+            if passed >= limit {
+                self.fail(&format!("not within {limit:?}: {what}"));
+            }
+            self.run_for(step);
+            passed += step;
+        }
+        passed
+    }
+
+    /// Virtual time since the beginning.
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_micros(self.now_us)
+    }
+
+    /// A machine.
+    pub fn machine(&self, id: MachineId) -> &Machine {
+        &self.machines[id.0]
+    }
+
+    /// A machine, to change its clock.
+    pub fn machine_mut(&mut self, id: MachineId) -> &mut Machine {
+        &mut self.machines[id.0]
+    }
+
+    /// All machines.
+    pub fn machines(&self) -> impl Iterator<Item = (MachineId, &Machine)> + '_ {
+        self.machines.iter().enumerate().map(|(index, machine)| (MachineId(index), machine))
+    }
+
+    /// A random number for the scenario.
+    pub fn random(&mut self, below: u64) -> u64 {
+        self.rng.random_range(0..below)
+    }
+
+    /// A hash over everything that has happened.
+    pub fn trace(&self) -> u64 {
+        self.trace.finish()
+    }
+
+    /// Ends the run as a failure, telling the seed and what happened last.
+    ///
+    /// # Panics
+    /// Always.
+    pub fn fail(&self, what: &str) -> ! {
+        let lines: Vec<&str> = self.lines.iter().map(String::as_str).collect();
+        panic!(
+            "at {:?}: {what}\nthe last that happened:\n{}\nseed {}: MESHNET_SIM_SEED={} runs this again",
+            self.elapsed(),
+            lines.join("\n"),
+            self.seed,
+            self.seed
+        );
+    }
+
+    fn site(&mut self, subnet: &str, uplink: Uplink, wan: Link) -> SiteId {
+        let subnets = vec![subnet.parse().expect("a prefix")];
+        let lan = Link { delay_us: 200, jitter_us: 50, ..Link::delay_ms(0) };
+        self.net.add_site(Site { subnets, uplink, up: true, lan, wan })
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        let now_us = self.now_us;
+        match happening {
+            Happening::Datagram { to, from, bytes } => {
+                self.record(&[now_us, to.0 as u64, u64::from(from.port())], &bytes);
+                self.act(MachineId(to.0), |machine| machine.receive(now_us, from, bytes));
+            }
+            Happening::Wake(id) => {
+                if self.wakes[id.0].0 == now_us {
+                    self.wakes[id.0].0 = u64::MAX;
+                    self.act(id, |machine| machine.wake(now_us));
+                }
+            }
+            Happening::Packet(id) => {
+                let flow = &mut self.flows[id.0];
+                if now_us >= flow.until_us {
+                    return;
+                }
+                let packet = flow.next_packet(now_us, id.0 as u32);
+                let (from, next_us) = (MachineId(flow.from), now_us + flow.every_us);
+                self.push(next_us, Happening::Packet(id));
+                self.act(from, |machine| machine.send(now_us, &packet));
+            }
+        }
+    }
+
+    /// Does something with a machine, and carries out what it does in turn.
+    fn act(&mut self, id: MachineId, action: impl FnOnce(&mut Machine) -> Vec<Output>) {
+        let outputs = action(&mut self.machines[id.0]);
+        for output in outputs {
+            match output {
+                Output::Datagram { to, bytes, .. } => self.send(id, to, bytes),
+                Output::Packet { from, bytes } => self.deliver(id, from, &bytes),
+                Output::Note(line) => self.note(id, &line),
+            }
+        }
+        if let Err(what) = self.checks.after(&self.machines[id.0]) {
+            self.fail(&what);
+        }
+        self.schedule_wake(id);
+    }
+
+    fn schedule_wake(&mut self, id: MachineId) {
+        let wake_at_us = self.machines[id.0].wake_at_us(self.now_us);
+        let at_us = wake_at_us.map_or(u64::MAX, |at_us| at_us.max(self.now_us));
+        if at_us == self.wakes[id.0].0 {
+            return;
+        }
+        let again = if at_us == self.now_us { self.wakes[id.0].1 + 1 } else { 0 };
+        if again > MAX_WAKES {
+            self.fail("a node has something to do at once for ever");
+        }
+        self.wakes[id.0] = (at_us, again);
+        if at_us != u64::MAX {
+            self.push(at_us, Happening::Wake(id));
+        }
+    }
+
+    fn send(&mut self, id: MachineId, to: SocketAddr, bytes: Vec<u8>) {
+        if self.marker.find(&bytes).is_some() {
+            self.fail("a packet's content on the underlay");
+        }
+        let arrivals = self.net.send(self.now_us, HostId(id.0), PORT, to, bytes.len());
+        for arrival in arrivals {
+            self.attack(arrival.at_us, arrival.host, arrival.from, &bytes);
+            let datagram = Happening::Datagram { to: arrival.host, from: arrival.from, bytes: bytes.clone() };
+            self.push(arrival.at_us, datagram);
+        }
+    }
+
+    fn attack(&mut self, at_us: u64, to: HostId, from: SocketAddr, bytes: &[u8]) {
+        let Attacker { replay, alter, spoof } = self.attacker;
+        for (share, kind) in [(replay, 0), (alter, 1), (spoof, 2)] {
+            if share == 0.0 || !self.rng.random_bool(share) {
+                continue;
+            }
+            // An altered datagram is most dangerous before the true one.
+            let at_us = if kind == 1 { at_us } else { at_us + self.rng.random_range(0..2_000_000) };
+            let (mut from, mut bytes) = (from, bytes.to_vec());
+            if kind == 1 && !bytes.is_empty() {
+                let bit = self.rng.random_range(0..bytes.len() * 8);
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+            if kind == 2 {
+                from.set_port(self.rng.random_range(1024..=u16::MAX));
+            }
+            self.push(at_us, Happening::Datagram { to, from, bytes });
+        }
+    }
+
+    fn deliver(&mut self, id: MachineId, from: proto::id::MemberId, bytes: &[u8]) {
+        self.record(&[self.now_us, id.0 as u64], bytes);
+        let Some((index, number)) = numbers(bytes) else { self.fail("a packet that nobody sent") };
+        let Some(flow) = self.flows.get_mut(index as usize) else { self.fail("a packet of no flow") };
+        let (sender, receiver) = (flow.from, flow.to);
+        if let Err(what) = flow.arrived(self.now_us, index, number, bytes) {
+            self.fail(what);
+        }
+        if receiver != id.0 {
+            self.fail("a packet at the wrong machine");
+        }
+        if self.machines[sender].member() != from {
+            self.fail("a packet in the name of another member");
+        }
+    }
+
+    fn push(&mut self, at_us: u64, happening: Happening) {
+        if self.pending.len() >= MAX_PENDING {
+            self.fail("too much is under way");
+        }
+        self.sequence += 1;
+        self.pending.insert((at_us, self.sequence), happening);
+    }
+
+    fn note(&mut self, id: MachineId, what: &str) {
+        let name = self.machines[id.0].disk.certificate.body().name.as_str();
+        let line = format!("{:>12.6} {name} {what}", self.elapsed().as_secs_f64());
+        self.trace.write(line.as_bytes());
+        if std::env::var_os("MESHNET_SIM_TRACE").is_some() {
+            eprintln!("{line}");
+        }
+        if self.lines.len() >= KEPT_LINES {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
+    }
+
+    fn record(&mut self, numbers: &[u64], bytes: &[u8]) {
+        numbers.iter().for_each(|number| self.trace.write_u64(*number));
+        self.trace.write(bytes);
+    }
+}
