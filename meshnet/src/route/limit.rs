@@ -50,7 +50,7 @@ impl SpfTimer {
     /// Delay of the first computation, which gathers changes that arrive together.
     pub const SHORTEST: Duration = Duration::from_millis(50);
     /// Bound on the delay.
-    pub const LONGEST: Duration = Duration::from_secs(5);
+    pub const LONGEST: Duration = Duration::from_secs(1);
     /// A time without changes after which the delay is [`SpfTimer::SHORTEST`] again.
     pub const QUIET: Duration = Duration::from_secs(10);
 
@@ -122,10 +122,10 @@ mod tests {
             }
         }
         assert_eq!(computed[0], 50);
-        assert!(computed.len() < 20, "{computed:?}");
+        assert!(computed.len() < 70, "{computed:?}");
         let gaps: Vec<u64> = computed.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(gaps.windows(2).all(|pair| pair[0] <= pair[1]), "{gaps:?}");
-        assert!(gaps.iter().all(|gap| *gap <= 5_001));
+        assert!(gaps.iter().all(|gap| *gap <= 1_001));
 
         let later = Mono(600 * SECOND);
         timer.fire(later);

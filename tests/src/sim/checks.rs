@@ -77,9 +77,11 @@ impl World {
         })
     }
 
-    /// Lets time pass until all that can reach each other agree, then checks the records.
+    /// Lets time pass until all that can reach each other agree, and then as long as they may take to act on it; checks
+    /// the records.
     pub fn settle(&mut self, limit: Duration) -> Duration {
         let took = self.run_until("all hold the same records", limit, World::agrees);
+        self.run_for(Duration::from_secs(3));
         self.check_records();
         took
     }
@@ -102,7 +104,13 @@ impl World {
             let report = self.report(flow);
             if report.arrived < least {
                 let name = |id: MachineId| self.machine(id).disk.certificate.body().name.clone();
-                self.fail(&format!("of {} packets from {} to {} arrived {}", report.sent, name(a), name(b), report.arrived));
+                self.fail(&format!(
+                    "of {} packets from {} to {} arrived {}",
+                    report.sent,
+                    name(a),
+                    name(b),
+                    report.arrived
+                ));
             }
         }
     }
@@ -133,7 +141,8 @@ impl World {
             for at in edge {
                 let passes = at == from || self.machine(at).settings.relay;
                 for (other, machine) in self.machines() {
-                    if passes && machine.node().is_some() && self.adjacent(at, other) && reached.insert(other) {
+                    if passes && machine.node().is_some() && self.adjacent(at, other) && reached.insert(other)
+                    {
                         next.push(other);
                     }
                 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 pub const MARKER: &[u8; 16] = b"in clear nowhere";
 
 /// Shortest overlay packet: an IPv6 and a UDP header, the marker, and the numbers.
-pub const MIN_LEN: usize = 40 + 8 + MARKER.len() + 12;
+const MIN_LEN: usize = 40 + 8 + MARKER.len() + 12;
 
 /// A flow of numbered packets between two machines.
 #[derive(Clone, Debug)]
@@ -115,7 +115,7 @@ impl Flow {
 }
 
 /// Flow and number of a packet made by [`packet`].
-pub fn numbers(packet: &[u8]) -> Option<(u32, u64)> {
+pub(super) fn numbers(packet: &[u8]) -> Option<(u32, u64)> {
     let headers = if packet.first()? >> 4 == 4 { 28 } else { 48 };
     let payload = packet.get(headers..)?.strip_prefix(MARKER)?;
     let (flow, rest) = payload.split_first_chunk()?;

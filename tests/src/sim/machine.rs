@@ -139,13 +139,8 @@ impl Machine {
             settings: self.settings.clone(),
         };
         let node = Node::new(config, now, StdRng::seed_from_u64(seed)).expect("the disk makes a node");
-        self.running = Some(Running {
-            node,
-            rx: Rx::new(),
-            tx: Tx::new(),
-            snapshot: Arc::default(),
-            save_at_us: None,
-        });
+        self.running =
+            Some(Running { node, rx: Rx::new(), tx: Tx::new(), snapshot: Arc::default(), save_at_us: None });
         self.drain(now_us)
     }
 
@@ -279,12 +274,15 @@ impl Machine {
                     outputs.push(Output::Note(format!("path to {name}: {path:?}")));
                 }
                 Event::Routes(prefixes) => outputs.push(Output::Note(format!("routes: {prefixes:?}"))),
-                Event::Clash { .. } => outputs.push(Output::Note("clash".into())),
                 Event::Join { .. } | Event::Pong { .. } => {}
             }
         }
         while let Some(transmit) = running.node.poll_transmit() {
-            outputs.push(Output::Datagram { socket: transmit.socket, to: transmit.to, bytes: transmit.bytes });
+            outputs.push(Output::Datagram {
+                socket: transmit.socket,
+                to: transmit.to,
+                bytes: transmit.bytes,
+            });
         }
         outputs
     }

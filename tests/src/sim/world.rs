@@ -292,7 +292,13 @@ impl World {
     }
 
     /// Starts a flow to an address that is behind machine `to`, or one of its own.
-    pub fn flow_to(&mut self, from: MachineId, to: MachineId, destination: IpAddr, every: Duration) -> FlowId {
+    pub fn flow_to(
+        &mut self,
+        from: MachineId,
+        to: MachineId,
+        destination: IpAddr,
+        every: Duration,
+    ) -> FlowId {
         let sources = self.machines[from.0].addresses();
         let source = sources.into_iter().find(|source| source.is_ipv4() == destination.is_ipv4());
         let source = source.expect("an address of the destination's family");
@@ -308,7 +314,14 @@ impl World {
         self.flows[flow.0].until_us = self.now_us;
     }
 
-    /// What became of a flow's packets so far.
+    /// Ends a flow, waits for the last packets, and tells what became of all.
+    pub fn finish(&mut self, flow: FlowId) -> Report {
+        self.end_flow(flow);
+        self.run_for(Duration::from_secs(2));
+        self.report(flow)
+    }
+
+    /// What became of a flow's packets so far; those on their way have not arrived.
     pub fn report(&self, flow: FlowId) -> Report {
         self.flows[flow.0].report()
     }
@@ -336,7 +349,12 @@ impl World {
     }
 
     /// Lets time pass until `done`, or fails after `limit`. Returns how long it took, to 10 ms.
-    pub fn run_until(&mut self, what: &str, limit: Duration, mut done: impl FnMut(&World) -> bool) -> Duration {
+    pub fn run_until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut done: impl FnMut(&World) -> bool,
+    ) -> Duration {
         let step = Duration::from_millis(10);
         let mut passed = Duration::ZERO;
         while !done(self) {
