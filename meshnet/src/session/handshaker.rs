@@ -463,6 +463,11 @@ impl Handshaker {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn index_count(&self) -> usize {
+        self.indices.len()
+    }
+
     pub(super) fn release(&mut self, index: ReceiverIndex) {
         self.indices.remove(&index);
     }

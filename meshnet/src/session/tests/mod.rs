@@ -1,3 +1,9 @@
 //! Sessions between whole nodes, over a fake link in virtual time.
 
+mod epochs;
+mod handshake;
+mod hostile;
 mod join;
+mod load;
+mod pair;
+mod timers;

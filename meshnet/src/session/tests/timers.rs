@@ -1,0 +1,193 @@
+//! The life of a keypair: rekeying, the end of sending, of receiving, and of everything.
+
+use proto::datagram::Kind;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::pair::*;
+use crate::session::*;
+
+#[test]
+fn a_keypair_in_use_is_replaced_at_120_s_by_its_initiator() {
+    let mut pair = Pair::connected(1);
+    let created = pair.nodes[A].session.keypairs().next().unwrap().created;
+    while pair.sent(A, Kind::Init).is_empty() {
+        pair.send_data(A);
+        pair.run_ms(500);
+    }
+    let age = pair.now.mono.since(created);
+    assert!(age >= REKEY_AFTER && age < REKEY_AFTER + Duration::from_secs(1), "{age:?}");
+    pair.run_ms(1000);
+    assert_eq!((pair.stats(A).completed, pair.stats(B).inits_accepted), (2, 2));
+    assert!(pair.sent(B, Kind::Init).is_empty());
+}
+
+#[test]
+fn traffic_in_one_direction_only_is_enough_to_rekey() {
+    for from in [A, B] {
+        let mut pair = Pair::connected(2);
+        for _ in 0..400 {
+            assert!(pair.send_data(from).is_some(), "there always is a keypair to send with");
+            pair.run_ms(1000);
+        }
+        assert!((2..=4).contains(&(pair.stats(A).completed + pair.stats(B).completed - 1)));
+    }
+}
+
+#[test]
+fn an_idle_keypair_is_not_replaced_but_ends() {
+    let mut pair = Pair::connected(3);
+    pair.run_ms(179_900);
+    assert!(pair.is_connected());
+    pair.run_ms(200);
+    assert!(pair.nodes.iter().all(|node| node.session.sending().is_none()));
+    assert!(
+        pair.nodes.iter().all(|node| node.session.keypairs().count() == 1),
+        "what is under way still opens"
+    );
+    pair.run_ms(RECEIVE_GRACE.as_millis() as u64);
+    assert!(pair.nodes.iter().all(|node| node.session.keypairs().count() == 0));
+    assert!(pair.log.is_empty(), "all in silence");
+}
+
+#[test]
+fn without_a_peer_a_keypair_ends_at_180_s_and_the_session_at_540_s() {
+    let mut pair = Pair::connected(4);
+    let created = pair.nodes[A].session.keypairs().next().unwrap().created;
+    pair.link.loss = 1.0;
+    let mut last = None;
+    while pair.now.mono.since(created) < Duration::from_secs(600) {
+        if pair.nodes[A].session.sending().is_some() {
+            pair.send_data(A);
+            last = Some(pair.now.mono);
+        }
+        pair.run_ms(500);
+        let age = pair.now.mono.since(created);
+        if age > ERASE_AFTER {
+            assert_eq!(pair.nodes[A].session.poll_timeout(), None, "nothing is left");
+        }
+    }
+    let last_s = last.unwrap().since(created).as_secs();
+    assert!((179..=180).contains(&last_s), "{last_s}");
+    assert_eq!(pair.nodes[A].session.keypairs().count(), 0);
+    assert_eq!(pair.nodes[A].gave_up, 1);
+}
+
+#[test]
+fn rekeying_loses_nothing() {
+    for seed in 0..4 {
+        let mut pair = Pair::connected(seed);
+        // Reordering over 60 ms at one datagram in 20 ms; nothing is lost on the way.
+        pair.link = Link { loss: 0.0, duplication: 0.1, delay_ms: (5, 65) };
+        let mut sent = [BTreeSet::new(), BTreeSet::new()];
+        for _ in 0..(400 * 50) {
+            for from in [A, B] {
+                sent[from].insert(pair.send_data(from).expect("there always is a keypair to send with"));
+            }
+            pair.run_ms(20);
+        }
+        pair.run_ms(100);
+        assert!(pair.stats(A).completed + pair.stats(B).completed >= 4, "it has rekeyed");
+        for from in [A, B] {
+            assert_eq!(pair.nodes[1 - from].received, sent[from]);
+            assert_eq!(pair.nodes[from].undeliverable, 0);
+        }
+    }
+}
+
+#[test]
+fn rekeying_under_loss_never_leaves_a_side_without_keys() {
+    for seed in 0..10 {
+        let mut pair = Pair::connected(seed);
+        pair.link = Link { loss: 0.2, duplication: 0.1, delay_ms: (5, 200) };
+        for _ in 0..(1000 * 2) {
+            for from in [A, B] {
+                pair.send_data(from).expect("there always is a keypair to send with");
+            }
+            pair.run_ms(500);
+        }
+        assert_eq!(pair.nodes[A].undeliverable + pair.nodes[B].undeliverable, 0);
+    }
+}
+
+#[test]
+fn renewing_on_both_sides_at_once_loses_nothing() {
+    for seed in 0..20 {
+        let mut pair = Pair::connected(seed);
+        pair.link.delay_ms = (5, 65);
+        let mut sent = [BTreeSet::new(), BTreeSet::new()];
+        for round in 0..500 {
+            if round % 50 == 10 {
+                let now = pair.now.mono;
+                pair.nodes[A].session.renew(now);
+                pair.nodes[B].session.renew(now);
+            }
+            for from in [A, B] {
+                sent[from].insert(pair.send_data(from).expect("there always is a keypair to send with"));
+            }
+            pair.run_ms(10);
+        }
+        pair.run_ms(100);
+        assert!(pair.stats(A).completed >= 5);
+        for from in [A, B] {
+            assert_eq!(pair.nodes[1 - from].received, sent[from]);
+        }
+    }
+}
+
+#[test]
+fn there_are_never_more_than_three_keypairs_and_a_bounded_number_of_indices() {
+    let mut pair = Pair::connected(5);
+    pair.link = Link { loss: 0.5, duplication: 0.3, delay_ms: (1, 900) };
+    for round in 0..2000u64 {
+        if round % 3 == 0 {
+            let now = pair.now.mono;
+            pair.nodes[(round % 2) as usize].session.renew(now);
+        }
+        pair.send_data((round % 2) as usize);
+        pair.run_ms(300);
+        for node in &pair.nodes {
+            assert!(node.session.keypairs().count() <= 3);
+            assert!(node.handshaker.index_count() <= 4);
+        }
+    }
+}
+
+#[test]
+fn a_series_of_attempts_backs_off_with_jitter() {
+    let mut pair = Pair::new(6);
+    pair.link.loss = 1.0;
+    pair.want(A);
+    let mut at = vec![pair.now.mono];
+    for inits in 2..8 {
+        pair.run_until(10, |pair| pair.stats(A).inits_sent == inits);
+        at.push(pair.now.mono);
+    }
+    for (pair, wait_s) in at.windows(2).zip([1, 2, 4, 5, 5, 5]) {
+        let wait = pair[1].since(pair[0]);
+        let least = Duration::from_secs(wait_s);
+        assert!(least <= wait && wait <= least + RETRY_JITTER, "{wait:?}");
+    }
+}
+
+#[test]
+fn inits_of_one_series_differ_and_their_timestamps_grow() {
+    let mut pair = Pair::new(7);
+    pair.link.loss = 1.0;
+    pair.nodes[A].clock_ahead_ms = -1_700_000_000_000;
+    pair.want(A);
+    pair.run_ms(30_000);
+    let inits: BTreeSet<_> = pair.sent(A, Kind::Init).into_iter().collect();
+    assert!(inits.len() >= 6);
+    let mut last = 0;
+    for init in pair.sent(A, Kind::Init) {
+        let origin = Origin::Relayed(pair.nodes[A].handshaker.member);
+        let now = pair.now;
+        let InitOutcome::Opened(opened) = pair.nodes[B].handshaker.open_init(now, origin, &init) else {
+            continue;
+        };
+        assert!(opened.payload().timestamp_us > last);
+        last = opened.payload().timestamp_us;
+    }
+    assert!(last > 0);
+}
