@@ -10,8 +10,9 @@ pub const GIVE_UP_AFTER: Duration = Duration::from_secs(90);
 /// Most random delay of an attempt, so that two peers do not stay in step.
 pub const RETRY_JITTER: Duration = Duration::from_millis(333);
 
-/// How long a responder waits for the initiator to use its new keys before it begins a handshake itself.
-pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a responder that wants keys waits for the initiator to prove the new ones before it begins a handshake
+/// itself. Short, because the init may have been an old one, sent again by somebody else after our restart.
+pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Waits after the first, second, ... attempt; the last one repeats.
 const BACKOFF: [Duration; 4] =

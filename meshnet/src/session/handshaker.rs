@@ -30,6 +30,9 @@ pub const MAX_ANSWERS: usize = 256;
 /// How long an answer is kept.
 pub const ANSWER_LIFETIME: Duration = Duration::from_secs(10);
 
+/// Members without a session whose newest timestamp is remembered.
+pub const MAX_FLOORS: usize = 4096;
+
 /// What a [`Handshaker`] is made from.
 pub struct HandshakerConfig {
     /// This node.
@@ -176,6 +179,8 @@ pub struct Handshaker {
     load: Load,
     answers: VecDeque<Answer>,
     last_timestamp_us: u64,
+    /// Of members that had a session.
+    floors: BTreeMap<MemberId, u64>,
 }
 
 struct AcceptedEpoch {
@@ -187,7 +192,8 @@ struct Answer {
     fingerprint: Fingerprint,
     member: MemberId,
     until: Mono,
-    datagram: Vec<u8>,
+    /// `None` is silence: an init of ours went first.
+    datagram: Option<Vec<u8>>,
 }
 
 impl Handshaker {
@@ -215,6 +221,7 @@ impl Handshaker {
             load: Load::new(),
             answers: VecDeque::new(),
             last_timestamp_us: config.last_timestamp_us,
+            floors: BTreeMap::new(),
         };
         handshaker.set_epochs(config.epochs)?;
         Ok(handshaker)
@@ -314,9 +321,13 @@ impl Handshaker {
             return self.answer_retired(now, origin, datagram, &init);
         };
         let fingerprint = hash(&[&datagram[..datagram.len() - MAC_LEN]]);
-        if let Some(answer) = self.answer_to(now.mono, &fingerprint) {
-            self.stats.duplicates += 1;
-            return InitOutcome::Duplicate(answer);
+        match self.answer_to(now.mono, &fingerprint) {
+            Some(Some(answer)) => {
+                self.stats.duplicates += 1;
+                return InitOutcome::Duplicate(answer);
+            }
+            Some(None) => return self.drop_init(DropReason::TieBreak),
+            None => {}
         }
         match self.admit(now.mono, origin, datagram) {
             Admission::Granted => {}
@@ -491,7 +502,7 @@ impl Handshaker {
         now: Mono,
         member: MemberId,
         init: Fingerprint,
-        datagram: Vec<u8>,
+        datagram: Option<Vec<u8>>,
     ) {
         if self.answers.len() >= MAX_ANSWERS {
             self.answers.pop_front();
@@ -503,12 +514,26 @@ impl Handshaker {
         self.answers.retain(|answer| answer.member != member);
     }
 
-    fn answer_to(&mut self, now: Mono, init: &Fingerprint) -> Option<Vec<u8>> {
+    fn answer_to(&mut self, now: Mono, init: &Fingerprint) -> Option<Option<Vec<u8>>> {
         while self.answers.front().is_some_and(|oldest| oldest.until <= now) {
             self.answers.pop_front();
         }
         let answer = self.answers.iter().rev().find(|answer| answer.fingerprint == *init)?;
         Some(answer.datagram.clone())
+    }
+
+    /// The newest timestamp that an earlier session with `member` has seen, in microseconds since the Unix epoch.
+    pub(super) fn floor(&self, member: MemberId) -> u64 {
+        self.floors.get(&member).copied().unwrap_or(0)
+    }
+
+    pub(super) fn keep_floor(&mut self, member: MemberId, seen_us: u64) {
+        if self.floors.len() >= MAX_FLOORS && !self.floors.contains_key(&member) {
+            let oldest = self.floors.iter().min_by_key(|(_, seen_us)| **seen_us).map(|(member, _)| *member);
+            oldest.and_then(|oldest| self.floors.remove(&oldest));
+        }
+        let floor = self.floors.entry(member).or_default();
+        *floor = seen_us.max(*floor);
     }
 
     /// Opens a cookie that answers `message`, which we sent to the holder of `macs`.

@@ -1,4 +1,4 @@
-//! The keys of one finished handshake, and the three slots that hold them.
+//! The keys of one finished handshake, and the slots that hold them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,13 +86,14 @@ pub(super) struct Slots {
     pub(super) next: Option<Keypair>,
     /// What we send with.
     pub(super) current: Option<Keypair>,
-    /// What was current before, for datagrams still under way.
-    pub(super) previous: Option<Keypair>,
+    /// What was current before, for datagrams still under way. Two, because where both ends made a handshake at the same
+    /// time two new keypairs become current within one round trip.
+    pub(super) previous: [Option<Keypair>; 2],
 }
 
 impl Slots {
     pub(super) fn iter(&self) -> impl Iterator<Item = &Keypair> {
-        [&self.current, &self.next, &self.previous].into_iter().flatten()
+        [&self.current, &self.next].into_iter().chain(&self.previous).flatten()
     }
 
     /// Puts a keypair that we made as initiator, hence proven, into `current`. Returns the one pushed out.
@@ -100,7 +101,11 @@ impl Slots {
     /// `next` stays: the peer may already send with it.
     pub(super) fn install_proven(&mut self, keypair: Keypair) -> Option<Keypair> {
         let last = self.current.replace(keypair);
-        std::mem::replace(&mut self.previous, last)
+        let [newer, older] = &mut self.previous;
+        match last {
+            Some(last) => std::mem::replace(older, newer.replace(last)),
+            None => None,
+        }
     }
 
     /// Puts a keypair that we made as responder into `next`. Returns the one pushed out.
@@ -116,7 +121,8 @@ impl Slots {
 
     /// Takes out every keypair for which `dead` holds.
     pub(super) fn drain_if(&mut self, dead: impl Fn(&Keypair) -> bool) -> impl Iterator<Item = Keypair> {
-        [&mut self.next, &mut self.current, &mut self.previous]
+        let [newer, older] = &mut self.previous;
+        [&mut self.next, &mut self.current, newer, older]
             .map(|slot| slot.take_if(|keypair| dead(keypair)))
             .into_iter()
             .flatten()

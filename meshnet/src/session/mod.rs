@@ -34,7 +34,7 @@ mod tests;
 pub use attempts::{CONFIRM_TIMEOUT, GIVE_UP_AFTER, RETRY_JITTER};
 pub use handshaker::{
     ANSWER_LIFETIME, Advert, Handshaker, HandshakerConfig, InitOutcome, LocalEpoch, LocalEpochs, MAX_ANSWERS,
-    MAX_RETIRED, OpenedInit, Origin, RemoteEpoch, UnsupportedEpoch,
+    MAX_FLOORS, MAX_RETIRED, OpenedInit, Origin, RemoteEpoch, UnsupportedEpoch,
 };
 pub use keypair::{Keypair, RECEIVE_GRACE, REJECT_AFTER, REKEY_AFTER};
 pub use limiter::{HANDSHAKE_BURST, HANDSHAKES_PER_S, LOAD_HANDSHAKES_PER_S, LOAD_HOLD, MAX_SOURCES};

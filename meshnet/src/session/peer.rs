@@ -160,7 +160,7 @@ impl Session {
         &self.remote
     }
 
-    /// All keypairs that receive: current, next, previous, as far as they are there.
+    /// All keypairs that receive, four at most: current, next, and two previous ones.
     pub fn keypairs(&self) -> impl Iterator<Item = &Keypair> {
         self.slots.iter()
     }
@@ -301,6 +301,7 @@ impl Session {
         };
         let respond =
             Respond { init: opened.sender, fingerprint: opened.fingerprint, noise: opened.noise, remote };
+        self.seen_us = self.seen_us.max(handshaker.floor(self.member));
         if timestamp_us <= self.seen_us {
             let challenge = ResponsePayload::StaleTimestamp { epoch: local.number, floor_us: self.seen_us };
             return match self.respond(now, handshaker, respond, ReceiverIndex(0), challenge) {
@@ -312,8 +313,10 @@ impl Session {
             };
         }
         if self.goes_first(now.mono, handshaker.member) {
-            // Seen is seen: it must not be accepted when our own handshake is done.
+            // Seen is seen: it must not be accepted when our own handshake is done, nor challenged when it comes again
+            // by another path.
             self.seen_us = timestamp_us;
+            handshaker.remember_answer(now.mono, self.member, respond.fingerprint, None);
             return Accepted::Drop(handshaker.stats.count(DropReason::TieBreak));
         }
 
@@ -340,10 +343,9 @@ impl Session {
                 return Accepted::Drop(handshaker.stats.count(reason));
             }
         };
+        // An init of ours, and its next attempt, stay until the new keypair is proven: until then this init may be one that
+        // somebody has recorded.
         self.seen_us = timestamp_us;
-        self.abandon_pending(handshaker);
-        let wait = CONFIRM_TIMEOUT + handshaker.jitter(RETRY_JITTER);
-        self.attempts.reschedule(now.mono + wait);
         let pushed_out = self.slots.install_unproven(Keypair::new(info, &noise.split(PSK_POSITION)));
         self.expire(handshaker, pushed_out);
         self.erase_at = Some(now.mono + ERASE_AFTER);
@@ -532,10 +534,12 @@ impl Session {
         self.events.pop_front()
     }
 
-    /// Ends the session: gives its indices back and erases its keys. For peers that are no longer members.
+    /// Ends the session: gives its indices back and erases its keys. The handshaker remembers up to which timestamp the
+    /// peer's inits were seen, so that a later session with it accepts none of them again.
     pub fn close(mut self, handshaker: &mut Handshaker) {
         self.abandon_pending(handshaker);
         handshaker.forget_answers(self.member);
+        handshaker.keep_floor(self.member, self.seen_us);
         for keypair in self.slots.drain_if(|_| true) {
             handshaker.release(keypair.local_index);
         }
@@ -564,7 +568,7 @@ impl Session {
         };
         response.emit(&mut datagram);
         MacKeys::new(&respond.remote.key, &handshaker.gate).seal(&mut datagram, None);
-        handshaker.remember_answer(now.mono, self.member, respond.fingerprint, datagram.clone());
+        handshaker.remember_answer(now.mono, self.member, respond.fingerprint, Some(datagram.clone()));
         Ok((datagram, noise))
     }
 

@@ -165,6 +165,64 @@ fn simultaneous_initiation_makes_one_session_whoever_is_first() {
 }
 
 #[test]
+fn simultaneous_inits_over_several_paths_are_not_challenged() {
+    let mut pair = Pair::new(3);
+    pair.want(A);
+    pair.want(B);
+    for (from, init) in pair.log.clone() {
+        pair.send(from, init.clone());
+        pair.send(from, init);
+    }
+    pair.run_ms(500);
+    assert!(pair.is_connected());
+    assert_eq!((pair.stats(A).inits_sent, pair.stats(B).inits_sent), (1, 1));
+    assert_eq!((pair.stats(A).challenges_sent, pair.stats(B).challenges_sent), (0, 0));
+    assert_eq!(pair.stats(A).dropped(DropReason::TieBreak), 3);
+    assert_eq!(pair.stats(A).dh_operations, 6, "two for the peer's init, once");
+}
+
+#[test]
+fn recorded_inits_do_not_keep_a_restarted_node_from_its_peers() {
+    let mut pair = Pair::connected(4);
+    let mut recorded = Vec::new();
+    for _ in 0..20 {
+        pair.nodes[A].session.renew(pair.now.mono);
+        pair.run_ms(100);
+        recorded.extend(pair.sent(A, Kind::Init));
+        pair.log.clear();
+    }
+    restart(&mut pair, B);
+    pair.want(B);
+    // Somebody plays them back, one every 20 ms, while nothing of the first node's own gets through.
+    for init in &recorded {
+        pair.deliver(B, init);
+        pair.run_ms(20);
+    }
+    assert!(pair.is_connected());
+    assert!(pair.nodes[B].session.sending().unwrap().is_initiator);
+    // And when keys are wanted while one of them is unproven, the wait is short.
+    restart(&mut pair, B);
+    pair.deliver(B, &recorded[0]);
+    pair.want(B);
+    pair.deliver(B, &recorded[1]);
+    pair.run_ms(CONFIRM_TIMEOUT.as_millis() as u64 + 50);
+    assert!(pair.nodes[B].session.sending().is_some_and(|keypair| keypair.is_initiator));
+}
+
+#[test]
+fn a_session_made_anew_does_not_accept_the_inits_of_the_last() {
+    let mut pair = Pair::new(5);
+    pair.want(A);
+    pair.run_ms(100);
+    let init = pair.sent(A, Kind::Init)[0].clone();
+    let node = &mut pair.nodes[B];
+    let fresh = Session::new(node.session.member(), node.session.remote().clone());
+    std::mem::replace(&mut node.session, fresh).close(&mut node.handshaker);
+    pair.deliver(B, &init);
+    assert_eq!((pair.stats(B).inits_accepted, pair.stats(B).challenges_sent), (1, 1));
+}
+
+#[test]
 fn simultaneous_initiation_with_loss_settles() {
     for seed in 100..140 {
         let mut pair = Pair::new(seed);
