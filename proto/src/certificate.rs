@@ -108,7 +108,7 @@ impl Body for Certificate {
         } else if self.prefixes.len() > MAX_PREFIXES {
             Err(Error::TooLong("prefixes"))
         } else if constrained.is_some_and(|constraints| constraints.prefixes.len() > MAX_PREFIXES) {
-            Err(Error::TooLong("constraints"))
+            Err(Error::TooLong("prefixes"))
         } else if constrained.is_some_and(|constraints| constraints.name_suffix.len() > Name::MAX_LEN) {
             Err(Error::TooLong("name suffix"))
         } else {
@@ -296,7 +296,10 @@ fn parse_constraints(value: &[u8]) -> Result<IssuerConstraints, Error> {
 /// A suffix that no name can end with is a mistake, not a constraint.
 fn parse_name_suffix(bytes: &[u8]) -> Result<String, Error> {
     let allowed = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
-    if bytes.len() > Name::MAX_LEN || !bytes.iter().all(allowed) || bytes.ends_with(b"-") {
+    if bytes.len() > Name::MAX_LEN {
+        return Err(Error::TooLong("name suffix"));
+    }
+    if !bytes.iter().all(allowed) || bytes.ends_with(b"-") {
         return Err(Error::InvalidField("name suffix"));
     }
     String::from_utf8(bytes.to_vec()).map_err(|_| Error::InvalidField("name suffix"))

@@ -37,7 +37,7 @@ pub enum Stage<'a> {
     Hello {
         /// The invitation.
         invitation: InvitationId,
-        /// Noise message 1.
+        /// Noise message 1, padded: the first answer must not be longer than the question.
         noise: &'a [u8],
         /// The MAC.
         mac: [u8; MAC_LEN],
@@ -55,7 +55,7 @@ pub enum Stage<'a> {
     },
     /// Inviter to joiner: a piece of the sealed welcome.
     Welcome(Piece<'a>),
-    /// Inviter to joiner: no; sealed once the handshake allows it, so that nobody else can refuse.
+    /// Inviter to joiner: no. A reason in one byte and a MAC keyed from the invitation, so that nobody else can refuse.
     Refused(&'a [u8]),
 }
 

@@ -7,15 +7,18 @@ use proto::Error;
 use proto::bundle::{BundleSignature, MAX_ROOTS, MAX_SIGNATURES, SignedBundle, TrustBundle};
 use proto::certificate::{Certificate, IssuerConstraints, MAX_ADDRESSES, MAX_PREFIXES};
 use proto::endpoint::{Candidate, CandidateKind, MAX_CANDIDATES};
-use proto::frame::{Frame, MAX_FRAGMENT_LEN, MAX_FRAGMENTS, MAX_VERSION_TEXT, MAX_VERSIONS, frames};
+use proto::frame::{
+    Frame, MAX_FRAGMENT_LEN, MAX_FRAGMENTS, MAX_PADDING, MAX_VERSION_TEXT, MAX_VERSIONS, frames,
+};
 use proto::handshake::{INIT_MAX_LEN, Init, InitPayload, MAX_ATTACHMENTS};
 use proto::id::{BootEpoch, IdentityKey, InvitationId, MemberId, Name, Seq};
 use proto::invitation::{Host, HostPort, Invitation, InvitationError, MAX_ENDPOINTS, MAX_URL_LEN};
 use proto::join::{JOIN_MAX_LEN, Join, MAX_PIECE_LEN, Piece, Stage};
 use proto::key_epoch::Capabilities;
 use proto::record::{Link, MAX_LINKS, MAX_SUBNETS, Record, Subnet};
-use proto::relay;
-use proto::signed::{Body, OBJECT_MAX_LEN, Signed};
+use proto::signed::{Body, OBJECT_MAX_LEN, OBJECT_VERSION, Signed};
+use proto::stale::{STALE_KEY_MAX_LEN, StaleKey};
+use proto::{data, relay};
 
 use crate::sample::{self, CREATED_S, MEMBER, SIGNATURE};
 use crate::vectors::vector;
@@ -30,7 +33,7 @@ fn certificate_lists_are_limited() {
     accepts(&with(MAX_ADDRESSES, MAX_PREFIXES));
     refuses(&with(MAX_ADDRESSES + 1, 0), Error::TooLong("addresses"));
     refuses(&with(0, MAX_PREFIXES + 1), Error::TooLong("prefixes"));
-    refuses(&with(0, 100_000), Error::TooLong("prefixes"));
+    refuses_to_sign(&with(0, 100_000), Error::TooLong("prefixes"));
     // 64 IPv6 prefixes are allowed by number, but too long for a certificate.
     let wide = (0..MAX_PREFIXES as u16).map(|at| format!("fd00:{at:x}::/32").parse().unwrap()).collect();
     refuses(&Certificate { prefixes: wide, ..sample::certificate_minimal() }, Error::TooLong("certificate"));
@@ -48,9 +51,9 @@ fn issuer_constraints_are_limited() {
     };
     accepts(&with("", 0));
     accepts(&with(&"a".repeat(Name::MAX_LEN), MAX_PREFIXES));
-    refuses(&with("", MAX_PREFIXES + 1), Error::TooLong("constraints"));
+    refuses(&with("", MAX_PREFIXES + 1), Error::TooLong("prefixes"));
     refuses(&with(&"a".repeat(Name::MAX_LEN + 1), 0), Error::TooLong("name suffix"));
-    refuses(&with(&"a".repeat(1000), 0), Error::TooLong("name suffix"));
+    refuses_to_sign(&with(&"a".repeat(1000), 0), Error::TooLong("name suffix"));
     for never_a_suffix in [".dc1", "DC1", "dc1-", "dc\u{e9}"] {
         refuses(&with(never_a_suffix, 0), Error::InvalidField("name suffix"));
     }
@@ -58,6 +61,7 @@ fn issuer_constraints_are_limited() {
 
 #[test]
 fn a_certificate_does_not_end_before_it_begins() {
+    accepts(&Certificate { not_after_s: CREATED_S, ..sample::certificate() });
     let certificate = Certificate { not_after_s: CREATED_S - 1, ..sample::certificate() };
     refuses(&certificate, Error::InvalidField("validity"));
 }
@@ -72,7 +76,7 @@ fn record_lists_are_limited() {
     accepts(&with(MAX_SUBNETS, MAX_LINKS));
     refuses(&with(MAX_SUBNETS + 1, 0), Error::TooLong("subnets"));
     refuses(&with(0, MAX_LINKS + 1), Error::TooLong("links"));
-    refuses(&with(0, 100_000), Error::TooLong("links"));
+    refuses_to_sign(&with(0, 100_000), Error::TooLong("links"));
 }
 
 #[test]
@@ -124,6 +128,21 @@ fn bundle_lists_are_limited() {
 }
 
 #[test]
+fn a_bundle_begins_at_version_1_and_has_a_network_without_host_bits() {
+    let versionless = TrustBundle { version: 0, ..sample::bundle_body() };
+    assert_eq!(SignedBundle::unsigned(versionless).err(), Some(Error::InvalidField("version")));
+    let mut bytes = vector("trust_bundle");
+    let at = bytes.windows(8).position(|bytes| bytes == [7, 0, 5, 10, 99, 0, 0, 16]).unwrap();
+    bytes[at + 6] = 1;
+    assert_eq!(SignedBundle::parse(&bytes), Err(Error::InvalidField("network")));
+    bytes[at + 6..at + 8].copy_from_slice(&[0, 33]);
+    assert_eq!(SignedBundle::parse(&bytes), Err(Error::InvalidField("network")));
+    let hosted = TrustBundle { network4: Some("10.99.1.2/16".parse().unwrap()), ..sample::bundle_body() };
+    let bundle = SignedBundle::unsigned(hosted).unwrap();
+    assert_eq!(bundle.body().network4, sample::bundle_body().network4);
+}
+
+#[test]
 fn a_bundle_names_each_root_and_each_signer_once() {
     let body = TrustBundle { roots: vec![sample::IDENTITY; 2], ..sample::bundle_body() };
     assert_eq!(SignedBundle::unsigned(body).err(), Some(Error::InvalidField("roots")));
@@ -169,6 +188,17 @@ fn frame_lists_are_limited() {
     };
     assert_eq!(first_error(&join(JOIN_MAX_LEN)), None);
     assert_eq!(first_error(&join(JOIN_MAX_LEN + 1)), Some(Error::TooLong("join")));
+}
+
+#[test]
+fn padding_of_probes_is_limited() {
+    let mut bytes = encoded(&Frame::Probe { id: 1, sent_us: 2, path: 0, padding: u16::MAX });
+    let Some(Ok(Frame::Probe { padding, .. })) = frames(&bytes).next() else { panic!("not a probe") };
+    assert_eq!(usize::from(padding), MAX_PADDING);
+    bytes.push(0);
+    let len = bytes.len() as u16 - 3;
+    bytes[1..3].copy_from_slice(&len.to_be_bytes());
+    assert_eq!(first_error(&bytes), Some(Error::TooLong("padding")));
 }
 
 #[test]
@@ -227,6 +257,16 @@ fn an_init_is_limited_in_length_and_attachments() {
 }
 
 #[test]
+fn a_stale_key_answer_is_not_longer_than_an_init() {
+    let mut answer = vector("stale_key");
+    answer.push(0);
+    assert_eq!(answer.len(), STALE_KEY_MAX_LEN);
+    assert!(StaleKey::parse(&answer).is_ok());
+    answer.push(0);
+    assert_eq!(StaleKey::parse(&answer), Err(Error::TooLong("stale-key answer")));
+}
+
+#[test]
 fn a_join_is_limited_in_length() {
     let piece = |len: usize| {
         let bytes = vec![0; len];
@@ -241,6 +281,9 @@ fn a_join_is_limited_in_length() {
     let mut none_of_none = piece(1);
     none_of_none[25] = 0;
     assert_eq!(Join::parse(&none_of_none), Err(Error::InvalidField("piece")));
+    let mut request = vector("join_request");
+    request.push(0);
+    assert_eq!(Join::parse(&request), Err(Error::TrailingBytes));
 }
 
 #[test]
@@ -253,6 +296,19 @@ fn a_relay_header_has_a_label_or_ids_and_at_most_four_hops() {
     let mut datagram = vector("relay_long");
     datagram[1] = 4;
     assert_eq!(relay::Header::parse(&datagram), Err(Error::InvalidField("label")));
+}
+
+#[test]
+fn sealed_and_relayed_datagrams_have_room_for_what_must_follow_the_header() {
+    let header_alone = data::HEADER_LEN + data::TRAILER_LEN + data::TAG_LEN;
+    let sealed = vector("data");
+    assert!(data::Header::parse(&sealed[..header_alone]).is_ok());
+    assert_eq!(data::Header::parse(&sealed[..header_alone - 1]), Err(Error::Truncated));
+    for (name, len) in [("relay_short", relay::HEADER_LEN), ("relay_long", relay::LONG_LEN)] {
+        let relayed = vector(name);
+        assert!(relay::Header::parse(&relayed[..len + relay::HOP_TAG_LEN + 1]).is_ok());
+        assert_eq!(relay::Header::parse(&relayed[..len + relay::HOP_TAG_LEN]), Err(Error::Truncated));
+    }
 }
 
 #[test]
@@ -335,7 +391,19 @@ fn accepts<T: Body + Clone + PartialEq + std::fmt::Debug>(body: &T) {
     assert_eq!(Signed::parse(&signed.to_bytes()), Ok(signed));
 }
 
-fn refuses<T: Body + Clone + std::fmt::Debug>(body: &T, error: Error) {
+/// Neither signed here nor read from one who signed it.
+fn refuses<T: Body + Clone + PartialEq + std::fmt::Debug>(body: &T, error: Error) {
+    refuses_to_sign(body, error);
+    let mut fields = Vec::new();
+    body.emit_body(&mut fields);
+    let mut object = vec![OBJECT_VERSION, T::KIND as u8];
+    object.extend((fields.len() as u16).to_be_bytes());
+    object.extend(fields);
+    object.extend(SIGNATURE);
+    assert_eq!(Signed::<T>::parse(&object).err(), Some(error));
+}
+
+fn refuses_to_sign<T: Body + Clone + std::fmt::Debug>(body: &T, error: Error) {
     let signed = Signed::sign_with(body.clone(), |_| panic!("signed what no reader takes"));
     assert_eq!(signed.err(), Some(error));
 }

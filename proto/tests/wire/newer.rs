@@ -1,7 +1,7 @@
 //! What a newer version may add is passed over and passed on; what it must not hide is refused.
 
 use proto::bundle::SignedBundle;
-use proto::certificate::Certificate;
+use proto::certificate::{CERTIFICATE_MAX_LEN, Certificate};
 use proto::cookie::Cookie;
 use proto::data::{self, Trailer};
 use proto::datagram::Kind;
@@ -74,6 +74,20 @@ fn a_key_epoch_has_no_room_for_fields() {
     let read = Signed::<KeyEpoch>::parse(&capable).unwrap();
     assert_eq!(read.body().capabilities.0, u32::MAX);
     assert_eq!(read.to_bytes(), capable);
+}
+
+#[test]
+fn objects_grow_up_to_their_limit() {
+    let padded = |len: usize| {
+        let value = vec![0; len - vector("certificate").len() - 3];
+        with_fields(
+            &vector("certificate"),
+            &[&[0x80][..], &(value.len() as u16).to_be_bytes(), &value].concat(),
+        )
+    };
+    assert!(Signed::<Certificate>::parse(&padded(CERTIFICATE_MAX_LEN)).is_ok());
+    let error = Error::TooLong("certificate");
+    assert_eq!(Signed::<Certificate>::parse(&padded(CERTIFICATE_MAX_LEN + 1)), Err(error));
 }
 
 #[test]
