@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use crate::api::client;
 use crate::state::HomeError;
-use crate::{config, founding, state};
+use crate::{config, daemon, founding, state};
 
 /// Something did not work.
 pub const FAILED: u8 = 1;
@@ -82,6 +82,13 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if let Some(error) = cause.downcast_ref::<state::Error>() {
         return code_of_state(error);
+    }
+    if let Some(error) = cause.downcast_ref::<daemon::Error>() {
+        return match error {
+            daemon::Error::Permission(_) => Some(NOT_PERMITTED),
+            daemon::Error::Listen { .. } | daemon::Error::Interface { .. } => Some(FAILED),
+            daemon::Error::ControlSocket { source, .. } => code_of_io(source),
+        };
     }
     if let Some(io) = cause.downcast_ref::<std::io::Error>() {
         return code_of_io(io);

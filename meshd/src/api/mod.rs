@@ -54,8 +54,6 @@ pub enum Request {
     Ping {
         /// The peer's name, address, or member id.
         peer: String,
-        /// Bytes to send along.
-        payload_bytes: u16,
         /// How long to wait for the answer.
         timeout_ms: u32,
     },
@@ -155,10 +153,8 @@ mod tests {
 
     #[test]
     fn fields_of_a_newer_version_are_ignored() {
-        let line: Line<Request> = serde_json::from_str(
-            r#"{"v":1,"verb":"ping","peer":"b","payload_bytes":8,"timeout_ms":5,"new":1}"#,
-        )
-        .unwrap();
+        let line: Line<Request> =
+            serde_json::from_str(r#"{"v":1,"verb":"ping","peer":"b","timeout_ms":5,"new":1}"#).unwrap();
         assert_eq!(line.body.needs(), Access::Read);
     }
 }

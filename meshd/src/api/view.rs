@@ -45,6 +45,8 @@ pub struct Node {
     pub listen: Vec<SocketAddr>,
     /// Endpoints that it announces.
     pub endpoints: Vec<SocketAddr>,
+    /// Prefixes that it announces.
+    pub subnets: Vec<IpNet>,
     /// Seconds since the daemon started.
     pub uptime_s: u64,
     /// End of its certificate, in seconds since the Unix epoch.
@@ -87,6 +89,10 @@ pub struct Peer {
     pub last_handshake_s: Option<u64>,
     /// Number of its transport key; absent if none is known.
     pub key_epoch: Option<u32>,
+    /// The version of meshd that it runs, once it has told.
+    pub version: Option<String>,
+    /// Prefixes that it announces.
+    pub subnets: Vec<IpNet>,
 }
 
 /// How things stand with a peer.
@@ -166,6 +172,8 @@ pub struct Owner {
     pub reachable: bool,
     /// Whether packets for the prefix go to it now.
     pub used: bool,
+    /// Whether it is this node.
+    pub own: bool,
 }
 
 /// `meshd why --json`: every way to a peer.

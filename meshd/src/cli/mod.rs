@@ -7,6 +7,7 @@ mod peers;
 mod ping;
 mod routes;
 mod status;
+mod up;
 mod why;
 
 use std::path::{Path, PathBuf};
@@ -98,6 +99,8 @@ enum Verb {
     Invite(invite::Args),
     /// Become a member with an invitation
     Join(join::Args),
+    /// Run the daemon in the foreground
+    Up(up::Args),
     /// Show this node, its peers, and what needs attention
     Status(status::Args),
     /// Show the other members and the paths to them
@@ -119,6 +122,7 @@ impl Cli {
             Verb::Init(args) => args.run(global),
             Verb::Invite(args) => args.run(global),
             Verb::Join(args) => args.run(global),
+            Verb::Up(args) => args.run(global),
             Verb::Status(args) => args.run(global),
             Verb::Peers(args) => args.run(global),
             Verb::Routes(args) => args.run(global),

@@ -16,7 +16,7 @@ The exit code is 0 if at least one answer came.
 
 Examples:
   meshd ping second
-  meshd ping 10.99.0.2 -c 3 -s 1200")]
+  meshd ping 10.99.0.2 -c 3 -i 200")]
 pub(super) struct Args {
     /// The member's name, overlay address, or member id
     peer: String,
@@ -29,9 +29,6 @@ pub(super) struct Args {
     /// Milliseconds to wait for an answer
     #[arg(short = 'W', long, default_value_t = 2000, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=60_000))]
     timeout: u32,
-    /// Bytes to send along
-    #[arg(short, long, default_value_t = 56, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(..=1200))]
-    size: u16,
 }
 
 impl Args {
@@ -44,8 +41,7 @@ impl Args {
         let (mut sent, mut answered) = (0u64, 0u64);
         while self.count == 0 || sent < self.count {
             let started = Instant::now();
-            let request =
-                Request::Ping { peer: self.peer.clone(), payload_bytes: self.size, timeout_ms: self.timeout };
+            let request = Request::Ping { peer: self.peer.clone(), timeout_ms: self.timeout };
             let pong = expect_answer!(client, request, Pong(pong) => pong)?;
             sent += 1;
             answered += u64::from(pong.rtt_ms.is_some());

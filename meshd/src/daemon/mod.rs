@@ -1,5 +1,66 @@
 //! The daemon behind `meshd up`.
+//!
+//! One thread runs [`service::Service`], the owner of the [`meshnet::node::Node`]: it takes what the data plane's
+//! threads ([`lanes`]) hand up, timers, signals, changes of the network, and requests from the control socket, feeds
+//! them to the node, and carries out what the node wants.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `start` | reads the state, opens sockets and device, makes the node |
+//! | `service` | the loop |
+//! | `calls` | answers requests from the control socket |
+//! | `show` | the node's state as the control socket shows it |
+//! | `network` | the device's addresses and routes, the machine's own addresses |
+//! | `store` | writes the cache and the timestamp floor |
+//! | [`dns`] | keeps the configured endpoints' addresses up to date |
+//! | [`lanes`] | the data plane's threads |
+//! | [`notify`] | tells systemd |
 
+mod calls;
 pub mod dns;
 pub mod lanes;
+mod network;
 pub mod notify;
+mod service;
+mod show;
+mod start;
+mod store;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+pub use start::{Error, Permission};
+
+/// Threads for what blocks: name look-ups and writing the cache.
+const MAX_BLOCKING_THREADS: usize = 2;
+/// How long the end of the daemon may wait for those.
+const LINGER: Duration = Duration::from_millis(200);
+
+/// How to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The state directory.
+    pub state: PathBuf,
+    /// The configuration file; it may be missing.
+    pub config: PathBuf,
+    /// Name of the device, against the configuration.
+    pub interface: Option<String>,
+    /// Steps by which logs are to be more talkative than configured.
+    pub verbose: u8,
+}
+
+/// Runs the daemon until it is told to end.
+///
+/// # Errors
+/// Why it cannot start, or cannot go on.
+pub fn run(options: Options) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .thread_keep_alive(Duration::from_secs(1))
+        .build()?;
+    let result = runtime.block_on(async { start::start(options).await?.run().await });
+    runtime.shutdown_timeout(LINGER);
+    result.map(|()| ExitCode::SUCCESS)
+}

@@ -7,7 +7,7 @@
 //! welcome     gate key 32 | objects: the joiner's certificate first, its issuer's, all trust bundles, then members'
 //!             certificates, key epochs, and records, so that the newcomer knows its way
 //! ```
-//! A list of objects is each after its length in 4 bytes.
+//! A list of objects is each after its length in 2 bytes.
 
 pub mod client;
 pub mod server;
@@ -205,10 +205,10 @@ impl Welcome {
         let certificates = [Some(&self.certificate), self.issuer.as_ref()].into_iter().flatten();
         let mut objects: Vec<Vec<u8>> = certificates.map(|one| one.signed().to_bytes()).collect();
         objects.extend(self.chain.after(0).iter().map(SignedBundle::to_bytes));
-        let mut used = self.gate.len() + objects.iter().map(|object| 4 + object.len()).sum::<usize>();
+        let mut used = self.gate.len() + objects.iter().map(|object| 2 + object.len()).sum::<usize>();
         for other in &self.others {
-            if used + 4 + other.len() <= max_bytes {
-                used += 4 + other.len();
+            if used + 2 + other.len() <= max_bytes {
+                used += 2 + other.len();
                 objects.push(other.clone());
             }
         }

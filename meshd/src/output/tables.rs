@@ -22,6 +22,7 @@ pub fn status(status: &Status, style: Style) -> String {
     line("device", format!("{}, MTU {}", status.interface.name, status.interface.mtu));
     line("listens on", join(&node.listen));
     line("endpoints", join(&node.endpoints));
+    line("subnets", join(&node.subnets));
     line("datacentre", node.datacenter.clone().unwrap_or_default());
     line("relays", if node.relay { "yes".into() } else { String::new() });
     line("up for", units::span(node.uptime_s));
@@ -71,10 +72,11 @@ pub fn routes(routes: &[Route], style: Style) -> String {
     right_align(&mut table, 2);
     for route in routes {
         for (number, owner) in route.owners.iter().enumerate() {
-            let (word, colour) = match (owner.used, owner.reachable) {
-                (true, _) => ("used", Color::Green),
-                (false, true) => ("standby", Color::Blue),
-                (false, false) => ("unreachable", Color::Red),
+            let (word, colour) = match (owner.own, owner.used, owner.reachable) {
+                (true, ..) => ("this node", Color::Green),
+                (false, true, _) => ("used", Color::Green),
+                (false, false, true) => ("standby", Color::Blue),
+                (false, false, false) => ("unreachable", Color::Red),
             };
             let prefix = if number == 0 { route.prefix.to_string() } else { String::new() };
             table.add_row(vec![
@@ -204,6 +206,8 @@ mod tests {
             tx_bytes: 20,
             last_handshake_s: Some(61),
             key_epoch: Some(1),
+            version: None,
+            subnets: vec![],
         }
     }
 
@@ -243,7 +247,13 @@ mod tests {
 
     #[test]
     fn routes_show_who_is_used() {
-        let owner = |name: &str, used, reachable| Owner { name: name.into(), weight: 100, reachable, used };
+        let owner = |name: &str, used, reachable| Owner {
+            name: name.into(),
+            weight: 100,
+            reachable,
+            used,
+            own: false,
+        };
         let list = [Route {
             prefix: "192.168.7.0/24".parse().unwrap(),
             owners: vec![owner("b", true, true), owner("c", false, true)],
@@ -267,6 +277,7 @@ mod tests {
                 relay: false,
                 listen: vec![],
                 endpoints: vec![],
+                subnets: vec![],
                 uptime_s: 5,
                 certificate_expires_s: 0,
                 key_epoch: 1,

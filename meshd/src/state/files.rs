@@ -212,13 +212,13 @@ impl StateDir {
     }
 }
 
-/// Objects one after the other, each after its length in 4 bytes.
+/// Objects one after the other, each after its length in 2 bytes: the format of `Node::export_cache`.
 pub fn emit_objects<B: AsRef<[u8]>>(objects: impl IntoIterator<Item = B>) -> Vec<u8> {
     let mut payload = Vec::new();
     for object in objects {
         let bytes = object.as_ref();
-        // Objects are at most a few KiB by their formats.
-        payload.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+        // Objects are at most 8 KiB by their formats.
+        payload.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
         payload.extend_from_slice(bytes);
     }
     payload
@@ -229,7 +229,7 @@ pub fn parse_objects(payload: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut rest = payload;
     let mut objects = Vec::new();
     while !rest.is_empty() {
-        let len = u32::from_be_bytes(take(&mut rest)?) as usize;
+        let len = usize::from(u16::from_be_bytes(take(&mut rest)?));
         let (object, tail) = rest.split_at_checked(len)?;
         objects.push(object.to_vec());
         rest = tail;

@@ -1,0 +1,167 @@
+//! Answering requests from the control socket.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use meshnet::io::clock;
+use meshnet::node::Node;
+use meshnet::time::Now;
+use proto::endpoint::CandidateKind;
+use proto::id::{MemberId, Name};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::service::Service;
+use super::{network, show};
+use crate::api::server::{Call, refuse};
+use crate::api::view::Path;
+use crate::api::{Answer, Pong, Request};
+use crate::exit;
+
+/// Most pings that wait for their answers.
+const MAX_PINGS: usize = 256;
+/// Endpoints of this node in an invitation, so that relays have room as well.
+const MAX_OWN_ENDPOINTS: usize = 5;
+
+impl Service {
+    /// Answers a request from the control socket.
+    pub(super) async fn answer(&mut self, call: Call) {
+        let now = clock::now();
+        let node = &self.parts.node;
+        let answer = match call.request {
+            Request::Status => Answer::Status(Box::new(self.status(now))),
+            Request::Routes => Answer::Routes { routes: show::routes(node, now) },
+            Request::Why { peer } => match find(node, now, &peer) {
+                Some(member) => show::why(node, now, member)
+                    .map_or_else(|| unknown(&peer), |why| Answer::Why(Box::new(why))),
+                None => unknown(&peer),
+            },
+            Request::Ping { peer, timeout_ms } => {
+                return self.ping(now, &peer, Duration::from_millis(timeout_ms.into()), call.reply);
+            }
+            Request::Reachability => Answer::Reachability { endpoints: reachability(node) },
+            Request::Reload => Answer::Done { notes: self.reload().await },
+        };
+        // A caller that has gone away needs no answer.
+        let _ = call.reply.send(answer);
+    }
+
+    fn status(&self, now: Now) -> crate::api::Status {
+        let parts = &self.parts;
+        let mut status = show::status(&parts.node, now);
+        status.node.listen = parts.lanes.sockets().iter().map(|socket| socket.local_addr()).collect();
+        status.node.uptime_s = now.mono.since(self.started).as_secs();
+        status.node.mesh_id = parts.home.chain.mesh().to_string();
+        status.interface = crate::api::view::Interface {
+            name: parts.network.name().to_owned(),
+            mtu: parts.config.mtu.into(),
+        };
+        status.warnings.extend(network::forwarding_warning(&parts.config));
+        if parts.store.is_failing() {
+            status
+                .warnings
+                .push(format!("cannot write to {}: see the log", parts.home.state.path().display()));
+        }
+        let handshakes = parts.node.handshake_stats();
+        status.drops = parts.lanes.losses();
+        status.drops.extend(show::drops(&parts.node.stats(), &handshakes));
+        status.drops.retain(|_, count| *count > 0);
+        status
+    }
+
+    fn ping(&mut self, now: Now, peer: &str, timeout: Duration, reply: oneshot::Sender<Answer>) {
+        let Some(member) = find(&self.parts.node, now, peer) else {
+            let _ = reply.send(unknown(peer));
+            return;
+        };
+        let name = self.parts.node.membership().get(member).map(|member| member.name().to_string());
+        let name = name.unwrap_or_else(|| member.to_string());
+        if member == self.parts.node.member() {
+            let _ = reply.send(refuse(exit::FAILED, format!("{name} is this node")));
+            return;
+        }
+        let id = self.parts.node.ping(now, member);
+        match id.filter(|_| self.pings.waiting.len() < MAX_PINGS) {
+            Some(id) => {
+                let waiting = Waiting { member, name, until: Instant::now() + timeout, reply };
+                self.pings.waiting.insert(id, waiting);
+            }
+            None => {
+                let _ = reply.send(refuse(exit::FAILED, format!("{name} cannot be pinged now")));
+            }
+        }
+    }
+}
+
+/// Pings that wait for their answers, by number.
+#[derive(Default)]
+pub(super) struct Pings {
+    waiting: BTreeMap<u32, Waiting>,
+}
+
+struct Waiting {
+    member: MemberId,
+    name: String,
+    until: Instant,
+    reply: oneshot::Sender<Answer>,
+}
+
+impl Pings {
+    /// An answer came.
+    pub(super) fn answer(&mut self, id: u32, rtt_us: u64, path: impl Fn(MemberId) -> Option<Path>) {
+        if let Some(waiting) = self.waiting.remove(&id) {
+            let path = path(waiting.member);
+            let pong = Pong { peer: waiting.name, rtt_ms: Some(rtt_us as f64 / 1000.0), path };
+            let _ = waiting.reply.send(Answer::Pong(pong));
+        }
+    }
+
+    /// When the next ping has waited long enough.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.waiting.values().map(|waiting| waiting.until).min()
+    }
+
+    /// Gives up what has waited long enough.
+    pub(super) fn expire(&mut self, now: Instant) {
+        for (_, waiting) in self.waiting.extract_if(.., |_, waiting| waiting.until <= now) {
+            let pong = Pong { peer: waiting.name, rtt_ms: None, path: None };
+            let _ = waiting.reply.send(Answer::Pong(pong));
+        }
+    }
+}
+
+/// The member with this name, overlay address, or member id.
+fn find(node: &Node, now: Now, text: &str) -> Option<MemberId> {
+    let by_name = Name::new(text).ok().and_then(|name| node.member_named(now, &name));
+    let by_address = || node.member_at(now, &text.parse::<IpAddr>().ok()?);
+    let by_id = || text.parse::<MemberId>().ok().filter(|member| node.membership().get(*member).is_some());
+    by_name.or_else(by_address).or_else(by_id)
+}
+
+fn unknown(peer: &str) -> Answer {
+    refuse(exit::FAILED, format!("no member has the name, address, or id {peer}: `meshd peers` lists them"))
+}
+
+/// Where a newcomer can ask for this node: its own endpoints as others see it, then relays that pass questions on.
+fn reachability(node: &Node) -> Vec<String> {
+    let candidates = |member| {
+        let record = node.lsdb().get(member).map(|entry| entry.record());
+        let mut candidates = record.map(|record| record.candidates.clone()).unwrap_or_default();
+        // What was configured or seen from outside serves more newcomers than addresses of a LAN.
+        candidates.sort_by_key(|candidate| match candidate.kind {
+            CandidateKind::Configured => 0,
+            CandidateKind::Mapped => 1,
+            CandidateKind::Reflexive => 2,
+            CandidateKind::Interface => 3,
+        });
+        candidates.into_iter().map(|candidate| candidate.endpoint).collect::<Vec<SocketAddr>>()
+    };
+    let own = candidates(node.member());
+    let relays = node
+        .lsdb()
+        .iter()
+        .filter(|(member, entry)| *member != node.member() && entry.record().relays)
+        .filter_map(|(member, _)| candidates(member).first().copied());
+    own.iter().take(MAX_OWN_ENDPOINTS).copied().chain(relays).map(|endpoint| endpoint.to_string()).collect()
+}

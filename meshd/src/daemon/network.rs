@@ -1,0 +1,164 @@
+//! The kernel's side of the overlay: the device's addresses and routes; and the machine's own addresses.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use meshnet::io::netlink::{Exclude, LinkSettings, Netlink, NetlinkError, RouteOptions};
+use meshnet::io::tun::Device;
+use meshnet::membership::member_network6;
+use meshnet::node::{self, Settings};
+use proto::id::Name;
+use proto::record::Subnet;
+use tracing::{debug, warn};
+
+use crate::config::Config;
+use crate::state::Home;
+
+/// Packets that wait in the device for the daemon before the kernel drops.
+const QUEUE_PACKETS: u32 = 1000;
+
+/// The device and what is set on it.
+pub(super) struct Network {
+    netlink: Netlink,
+    name: String,
+    routes: RouteOptions,
+    /// The overlay's own networks: never dialled as underlay.
+    overlay: Vec<IpNet>,
+}
+
+impl Network {
+    /// Gives the device its addresses and brings it up.
+    pub(super) async fn set_up(
+        netlink: Netlink,
+        home: &Home,
+        config: &Config,
+        device: &dyn Device,
+    ) -> Result<Network, NetlinkError> {
+        let index = device.index();
+        let network4 = home.chain.current().network4;
+        let network6 = member_network6(home.chain.mesh());
+        let with_network = |address: IpAddr| match address {
+            IpAddr::V4(v4) => {
+                let len = network4
+                    .filter(|network| network.contains(&v4))
+                    .map_or(32, |network| network.prefix_len());
+                IpNet::new_assert(address, len)
+            }
+            IpAddr::V6(v6) => {
+                IpNet::new_assert(address, if network6.contains(&v6) { network6.prefix_len() } else { 128 })
+            }
+        };
+        let addresses: Vec<IpNet> = home.certificate.addresses().map(with_network).collect();
+        let link = LinkSettings {
+            mtu: Some(config.mtu.into()),
+            queue_packets: Some(QUEUE_PACKETS),
+            no_link_local: true,
+            up: true,
+        };
+        netlink.set_link(index, &link).await?;
+        let report = netlink.set_addresses(index, &addresses).await?;
+        for (address, error) in report.refused {
+            if error.is_permission() && address.addr().is_ipv4() {
+                return Err(error);
+            }
+            // A machine without IPv6 is no reason for a warning.
+            if address.addr().is_ipv4() {
+                warn!(%address, %error, "the device does not take its address");
+            } else {
+                debug!(%address, %error, "the device does not take its address");
+            }
+        }
+        let routes = RouteOptions {
+            table: config.route_table.unwrap_or(meshnet::io::netlink::MAIN_TABLE),
+            ..RouteOptions::new(index)
+        };
+        let overlay = network4.map(IpNet::V4).into_iter().chain([IpNet::V6(network6)]).collect();
+        Ok(Network { netlink, name: device.name().to_owned(), routes, overlay })
+    }
+
+    /// The device's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Makes `prefixes` the routes over the device.
+    pub(super) async fn set_routes(&self, prefixes: &[IpNet]) {
+        let wanted: BTreeSet<IpNet> = prefixes.iter().copied().collect();
+        match self.netlink.set_routes(&self.routes, &wanted).await {
+            Ok(report) => {
+                for (prefix, error) in report.refused {
+                    let quiet = matches!(prefix, IpNet::V6(_));
+                    if quiet {
+                        debug!(%prefix, %error, "a route is refused");
+                    } else {
+                        warn!(%prefix, %error, "a route is refused");
+                    }
+                }
+                debug!(added = report.added, removed = report.removed, "routes set");
+            }
+            Err(error) => warn!(%error, "cannot set routes"),
+        }
+    }
+
+    /// Removes our routes; the device takes its addresses along when it goes.
+    pub(super) async fn tear_down(&self) {
+        if let Err(error) = self.netlink.remove_leftovers(self.routes.index).await {
+            debug!(%error, "cannot remove routes");
+        }
+    }
+
+    /// The machine's own addresses, without the overlay's.
+    pub(super) async fn local_addresses(&self) -> Vec<IpAddr> {
+        let exclude = Exclude { index: Some(self.routes.index), prefixes: &self.overlay };
+        match self.netlink.local_addresses(&exclude).await {
+            Ok(found) => found.into_iter().map(|local| local.address.addr()).collect(),
+            Err(error) => {
+                warn!(%error, "cannot list this machine's addresses");
+                Vec::new()
+            }
+        }
+    }
+
+    /// What the node has to know of configuration and machine.
+    pub(super) fn settings(
+        &self,
+        config: &Config,
+        endpoints: Vec<SocketAddr>,
+        interface_addresses: Vec<IpAddr>,
+        sockets: &[node::Socket],
+    ) -> Settings {
+        let inside =
+            |endpoint: &SocketAddr| self.overlay.iter().any(|network| network.contains(&endpoint.ip()));
+        Settings {
+            // Its form was checked when the configuration was read.
+            datacenter: config.datacenter.as_deref().and_then(|name| Name::new(name).ok()),
+            subnets: config
+                .subnets
+                .iter()
+                .map(|one| Subnet { prefix: one.prefix, weight: one.weight })
+                .collect(),
+            relay: config.relay,
+            endpoints: endpoints.into_iter().filter(|endpoint| !inside(endpoint)).collect(),
+            interface_addresses,
+            sockets: sockets.to_vec(),
+            mtu: config.mtu,
+        }
+    }
+}
+
+/// What keeps packets for announced subnets from getting through this machine, if anything.
+pub(super) fn forwarding_warning(config: &Config) -> Option<String> {
+    let off = |path: &str| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "0");
+    let has = |v4: bool| config.subnets.iter().any(|subnet| subnet.prefix.addr().is_ipv4() == v4);
+    let key = if has(true) && off("/proc/sys/net/ipv4/ip_forward") {
+        "net.ipv4.ip_forward"
+    } else if has(false) && off("/proc/sys/net/ipv6/conf/all/forwarding") {
+        "net.ipv6.conf.all.forwarding"
+    } else {
+        return None;
+    };
+    Some(format!(
+        "subnets are announced, but this machine does not forward packets to them: sysctl -w {key}=1"
+    ))
+}

@@ -1,0 +1,350 @@
+//! The daemon's loop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use meshnet::dataplane::Snapshot;
+use meshnet::io::clock;
+use meshnet::io::netlink::Watch;
+use meshnet::membership::Membership;
+use meshnet::node::{self, Event, JoinOrigin, Node};
+use meshnet::time::{Mono, Now};
+use proto::id::MemberId;
+use rand::rngs::StdRng;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use super::calls::Pings;
+use super::dns::Resolver;
+use super::lanes::{Lanes, Report};
+use super::network::Network;
+use super::store::Store;
+use super::{Options, notify};
+use crate::api::server::{Call, Unlink};
+use crate::config::Config;
+use crate::join::server::{Mesh, Server as JoinServer};
+use crate::log;
+use crate::state::files::parse_objects;
+use crate::state::{Home, Lock};
+
+/// Reports taken from the data plane in one go.
+const BATCH: usize = 64;
+/// How long to wait after a change of the machine's network: changes come in flocks.
+const NETWORK_SETTLE: Duration = Duration::from_millis(200);
+/// Time that leaving may take, of the 2 seconds that it has.
+const GOODBYE: Duration = Duration::from_millis(1_500);
+
+/// What a service is made of.
+pub(super) struct Parts {
+    pub(super) options: Options,
+    pub(super) config: Config,
+    pub(super) logs: log::Control,
+    pub(super) home: Home,
+    pub(super) node: Node,
+    pub(super) lanes: Lanes,
+    pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(super) network: Network,
+    pub(super) watch: Watch,
+    pub(super) resolver: Resolver,
+    pub(super) listening: Vec<node::Socket>,
+    pub(super) reports: mpsc::Receiver<Report>,
+    pub(super) calls: mpsc::Receiver<Call>,
+    pub(super) join: JoinServer,
+    pub(super) store: Store,
+    pub(super) rng: StdRng,
+    pub(super) _unlink: Unlink,
+    pub(super) _lock: Lock,
+}
+
+/// The running daemon, but for its data plane.
+pub(super) struct Service {
+    pub(super) parts: Parts,
+    pub(super) started: Mono,
+    pub(super) pings: Pings,
+    /// Routes that the kernel has not got yet.
+    routes: Option<Vec<IpNet>>,
+}
+
+/// What woke the loop.
+enum Wake {
+    Reports(usize),
+    Call(Call),
+    Network,
+    NetworkSettled,
+    Endpoints,
+    Reload,
+    End(&'static str),
+    Timer,
+    Alive,
+}
+
+impl Service {
+    pub(super) fn new(parts: Parts) -> Service {
+        Service { parts, started: clock::mono(), pings: Pings::default(), routes: None }
+    }
+
+    /// Runs until a signal ends it.
+    pub(super) async fn run(mut self) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut network_due: Option<Instant> = None;
+        let watchdog = notify::watchdog_interval();
+        let mut alive_at = watchdog.map(|_| Instant::now());
+        loop {
+            self.carry_out().await;
+            let timer = self.next_timer();
+            let wake = tokio::select! {
+                // Signals first: a flood of reports must not keep the daemon from ending.
+                biased;
+                _ = terminate.recv() => Wake::End("terminated"),
+                _ = interrupt.recv() => Wake::End("interrupted"),
+                _ = hangup.recv() => Wake::Reload,
+                () = at(alive_at) => Wake::Alive,
+                () = at(network_due) => Wake::NetworkSettled,
+                () = tokio::time::sleep_until(timer) => Wake::Timer,
+                Some(call) = self.parts.calls.recv() => Wake::Call(call),
+                count = self.parts.reports.recv_many(&mut batch, BATCH) => Wake::Reports(count),
+                changes = self.parts.watch.changed() => {
+                    if changes.ended() {
+                        self.watch_again();
+                    }
+                    Wake::Network
+                }
+                _ = self.parts.resolver.changed() => Wake::Endpoints,
+            };
+            match wake {
+                Wake::Reports(0) => bail!("the data plane has ended"),
+                Wake::Reports(_) => {
+                    for report in batch.drain(..) {
+                        self.take_report(report)?;
+                    }
+                }
+                Wake::Call(call) => self.answer(call).await,
+                Wake::Network => {
+                    network_due.get_or_insert(Instant::now() + NETWORK_SETTLE);
+                }
+                Wake::NetworkSettled => {
+                    network_due = None;
+                    // A new network may resolve names another way.
+                    self.parts.resolver.set(self.parts.config.endpoints.clone());
+                    self.apply_settings().await;
+                }
+                Wake::Endpoints => self.apply_settings().await,
+                Wake::Reload => {
+                    notify::reloading();
+                    for note in self.reload().await {
+                        info!("{note}");
+                    }
+                    notify::ready("reloaded");
+                }
+                Wake::End(why) => {
+                    info!("{why}: leaving");
+                    notify::stopping();
+                    return self.leave(terminate, interrupt).await;
+                }
+                Wake::Timer => self.take_timer().await,
+                Wake::Alive => {
+                    notify::alive();
+                    alive_at = watchdog.map(|interval| Instant::now() + interval);
+                }
+            }
+        }
+    }
+
+    fn take_report(&mut self, report: Report) -> anyhow::Result<()> {
+        let now = clock::now();
+        match report {
+            Report::Inbound(inbound) => self.parts.node.handle_inbound(now, inbound),
+            Report::Fault { fault, .. } => {
+                debug!(?fault, "the network reports a lost datagram");
+                self.parts.node.handle_unreachable(now, fault.remote);
+            }
+            Report::DeviceGone => bail!("the device {} was deleted", self.parts.network.name()),
+        }
+        self.drain(now);
+        Ok(())
+    }
+
+    async fn take_timer(&mut self) {
+        let now = clock::now();
+        self.parts.node.handle_timeout(now);
+        self.pings.expire(Instant::now());
+        if self.parts.store.due().is_some_and(|due| due <= Instant::now()) {
+            let cache = self.parts.node.export_cache();
+            self.parts.store.save(cache).await;
+        }
+    }
+
+    fn next_timer(&self) -> Instant {
+        let now = clock::now();
+        let node = Instant::now() + self.parts.node.poll_timeout(now).since(now.mono);
+        [self.parts.store.due(), self.pings.due()].into_iter().flatten().fold(node, Instant::min)
+    }
+
+    /// Does what the node wants: events, then datagrams; routes last, because the kernel takes its time.
+    pub(super) async fn carry_out(&mut self) {
+        self.drain(clock::now());
+        if let Some(routes) = self.routes.take() {
+            self.parts.network.set_routes(&routes).await;
+        }
+    }
+
+    pub(super) fn drain(&mut self, now: Now) {
+        while let Some(event) = self.parts.node.poll_event() {
+            self.take_event(now, event);
+        }
+        while let Some(transmit) = self.parts.node.poll_transmit() {
+            self.parts.lanes.send(transmit.socket, transmit.to, &transmit.bytes);
+        }
+    }
+
+    fn take_event(&mut self, now: Now, event: Event) {
+        match event {
+            Event::Snapshot(snapshot) => self.parts.snapshot.store(snapshot),
+            Event::Routes(prefixes) => self.routes = Some(prefixes),
+            Event::CacheChanged => self.parts.store.cache_changed(),
+            Event::ReserveTimestamp(floor_us) => self.parts.store.reserve(floor_us),
+            Event::PeerUp { name, member } => info!(peer = %name, %member, "connected"),
+            Event::PeerDown { name, member } => info!(peer = %name, %member, "disconnected"),
+            Event::PathChanged { name, path, .. } => debug!(peer = %name, ?path, "path changed"),
+            Event::Join { origin, bytes } => self.take_join(now, origin, &bytes),
+            Event::Pong { id, rtt_us, .. } => {
+                let node = &self.parts.node;
+                self.pings.answer(id, rtt_us, |member| super::show::path_to(node, now, member));
+            }
+        }
+    }
+
+    fn take_join(&mut self, now: Now, origin: JoinOrigin, datagram: &[u8]) {
+        let parts = &mut self.parts;
+        let facts = Facts { node: &parts.node, now };
+        let outcome = parts.join.handle(now, &parts.home, &facts, datagram, &mut parts.rng);
+        if let Some(answer) = outcome.answer {
+            parts.node.answer_join(now, origin, answer);
+        }
+    }
+
+    /// Tells the node about addresses and endpoints as they are now.
+    pub(super) async fn apply_settings(&mut self) {
+        let parts = &mut self.parts;
+        let addresses = parts.network.local_addresses().await;
+        let settings =
+            parts.network.settings(&parts.config, parts.resolver.addresses(), addresses, &parts.listening);
+        parts.node.handle_settings(clock::now(), settings);
+    }
+
+    /// Reads the configuration again. A wrong one changes nothing. Returns what an operator should know.
+    pub(super) async fn reload(&mut self) -> Vec<String> {
+        let parts = &mut self.parts;
+        let mut new = match Config::load_or_default(&parts.options.config) {
+            Ok(new) => new,
+            Err(error) => {
+                warn!("the configuration is wrong, the old one stays in force: {error}");
+                return vec![format!("the configuration is wrong, the old one stays in force:\n{error}")];
+            }
+        };
+        if let Some(interface) = &parts.options.interface {
+            new.interface.clone_from(interface);
+        }
+        let later = parts.config.needs_restart(&new);
+        parts.logs.set(new.log.louder(parts.options.verbose));
+        // What needs a restart keeps its old value until then.
+        parts.config = Config {
+            state: parts.config.state.clone(),
+            interface: parts.config.interface.clone(),
+            mtu: parts.config.mtu,
+            listen: parts.config.listen.clone(),
+            fwmark: parts.config.fwmark,
+            route_table: parts.config.route_table,
+            ..new
+        };
+        parts.resolver.set(parts.config.endpoints.clone());
+        self.apply_settings().await;
+        info!("configuration reloaded");
+        let note = |key| format!("the new value of `{key}` takes effect when meshd is restarted");
+        later.into_iter().map(note).collect()
+    }
+
+    fn watch_again(&mut self) {
+        // The kernel closed the watch's socket, as it does when changes come faster than they are read.
+        let index = nix::net::if_::if_nametoindex(self.parts.network.name()).ok();
+        match Watch::new(index) {
+            Ok(watch) => self.parts.watch = watch,
+            Err(error) => error!(%error, "changes of this machine's network are no longer noticed"),
+        }
+    }
+
+    /// Tells the peers, saves the cache, removes routes and device.
+    async fn leave(mut self, mut terminate: Signal, mut interrupt: Signal) -> anyhow::Result<()> {
+        let goodbye = async {
+            let now = clock::now();
+            self.parts.node.shut_down(now);
+            self.drain(now);
+            let cache = self.parts.node.export_cache();
+            self.parts.store.save(cache).await;
+            self.parts.store.finish().await;
+            self.parts.network.tear_down().await;
+        };
+        tokio::select! {
+            done = tokio::time::timeout(GOODBYE, goodbye) => if done.is_err() {
+                warn!("leaving took too long");
+            },
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        let panicked = self.parts.lanes.stop();
+        if panicked > 0 {
+            bail!("{panicked} threads of the data plane had panicked");
+        }
+        Ok(())
+    }
+}
+
+/// Sleeps until `instant`; for ever without one.
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the join server needs to know of the node.
+struct Facts<'a> {
+    node: &'a Node,
+    now: Now,
+}
+
+impl Mesh for Facts<'_> {
+    fn membership(&self) -> &Membership {
+        self.node.membership()
+    }
+
+    /// This node's own objects first, then the relays', then the others'.
+    fn objects(&self) -> Vec<Vec<u8>> {
+        let own = self.node.member();
+        let rank = |member: &MemberId| {
+            let record = self.node.lsdb().get(*member).map(|entry| entry.record());
+            match (*member == own, record) {
+                (true, _) => 0,
+                (false, Some(record)) if record.relays => 1,
+                (false, Some(_)) => 2,
+                (false, None) => 3,
+            }
+        };
+        let membership = self.node.membership();
+        let mut members: Vec<MemberId> = membership
+            .iter()
+            .map(|(member, _)| member)
+            .filter(|member| membership.is_honoured(self.now.wall, *member))
+            .collect();
+        members.sort_by_key(|member| (rank(member), *member));
+        parse_objects(&self.node.export_members(members)).unwrap_or_default()
+    }
+}

@@ -1,0 +1,229 @@
+//! The node's state as the control socket shows it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use meshnet::node::{Node, NodeStats, PeerState as State, PeerView, Warning};
+use meshnet::path::{PathId, PathView, Standing};
+use meshnet::session::{DropReason, HandshakeStats};
+use meshnet::time::Now;
+use proto::id::MemberId;
+
+use crate::api::view::{
+    Candidate, Interface, Node as NodeInfo, Owner, Path, PathKind, Peer, PeerState, Route, Status, Why,
+};
+use crate::output::units;
+
+/// The status, as far as the node itself knows it.
+pub(super) fn status(node: &Node, now: Now) -> Status {
+    let view = node.view(now);
+    Status {
+        node: NodeInfo {
+            name: view.name.to_string(),
+            member_id: view.member.to_string(),
+            addresses: view.addresses,
+            datacenter: view.datacenter.map(|name| name.to_string()),
+            version: env!("CARGO_PKG_VERSION").into(),
+            mesh: view.mesh.to_string(),
+            mesh_id: String::new(),
+            relay: view.relays,
+            listen: Vec::new(),
+            endpoints: view.candidates,
+            subnets: view.subnets.into_iter().map(|(prefix, _)| prefix).collect(),
+            uptime_s: 0,
+            certificate_expires_s: view.certificate_ends_s,
+            key_epoch: view.key_epoch.0,
+        },
+        interface: Interface { name: String::new(), mtu: 0 },
+        peers: view.peers.iter().map(peer).collect(),
+        warnings: view.warnings.iter().map(warning).collect(),
+        drops: BTreeMap::new(),
+    }
+}
+
+/// The path that traffic to a member takes.
+pub(super) fn path_to(node: &Node, now: Now, member: MemberId) -> Option<Path> {
+    let view = node.peer_views(now).into_iter().find(|view| view.member == member)?;
+    peer(&view).path
+}
+
+/// All routes, by prefix; the owner in use first.
+pub(super) fn routes(node: &Node, now: Now) -> Vec<Route> {
+    let mut routes: BTreeMap<IpNet, Vec<Owner>> = BTreeMap::new();
+    for view in node.route_views(now) {
+        routes.entry(view.prefix).or_default().push(Owner {
+            name: view.owner.to_string(),
+            weight: view.weight,
+            reachable: view.reachable,
+            used: view.chosen,
+            own: view.own,
+        });
+    }
+    let sorted = |(prefix, mut owners): (IpNet, Vec<Owner>)| {
+        owners.sort_by_key(|owner| (!owner.used, !owner.reachable, owner.weight, owner.name.clone()));
+        Route { prefix, owners }
+    };
+    routes.into_iter().map(sorted).collect()
+}
+
+/// All paths to a member; `None` if it is none, or this node.
+pub(super) fn why(node: &Node, now: Now, member: MemberId) -> Option<Why> {
+    let views = node.peer_views(now);
+    let view = views.iter().find(|view| view.member == member)?;
+    let name_of = |relay: MemberId| {
+        let known = node.membership().get(relay).map(|member| member.name().to_string());
+        known.unwrap_or_else(|| relay.to_string())
+    };
+    let chosen = view.paths.iter().find(|path| path.standing == Standing::Chosen);
+    let mut paths: Vec<Candidate> = view.paths.iter().map(|path| candidate(path, chosen, &name_of)).collect();
+    paths.sort_by_key(|path| !path.used);
+    Some(Why { peer: peer(view), paths })
+}
+
+/// What was dropped in the control plane, by reason.
+pub(super) fn drops(stats: &NodeStats, handshakes: &HandshakeStats) -> BTreeMap<String, u64> {
+    let control = [
+        ("control_packets_dropped", stats.packets_dropped),
+        ("control_transmits_dropped", stats.transmits_dropped),
+        ("control_bad_frames", stats.bad_frames),
+        ("control_frames_over_budget", stats.frames_over_budget),
+        ("control_objects_refused", stats.objects_refused),
+        ("control_strangers", stats.strangers),
+        ("control_joins_dropped", stats.joins_dropped),
+    ];
+    let handshakes = DropReason::ALL
+        .into_iter()
+        .map(|reason| (format!("handshake_{}", reason.name()), handshakes.dropped(reason)));
+    control.into_iter().map(|(name, count)| (name.to_owned(), count)).chain(handshakes).collect()
+}
+
+fn peer(view: &PeerView) -> Peer {
+    let path = view.path.as_ref().map(|path| Path {
+        kind: if path.via.is_empty() { PathKind::Direct } else { PathKind::Relay },
+        remote: Some(path.remote),
+        via: path.via.iter().map(ToString::to_string).collect(),
+        rtt_ms: milliseconds(path.rtt),
+        loss: f64::from(path.loss),
+        mtu: path.mtu.into(),
+        suite: path.suite.name().to_owned(),
+    });
+    Peer {
+        name: view.name.to_string(),
+        member_id: view.member.to_string(),
+        addresses: view.addresses.clone(),
+        datacenter: view.datacenter.as_ref().map(ToString::to_string),
+        relay: view.relays,
+        state: match view.state {
+            State::Direct | State::Relayed => PeerState::Connected,
+            State::Connecting => PeerState::Connecting,
+            State::Idle => PeerState::Idle,
+            State::Unreachable => PeerState::Unreachable,
+        },
+        path,
+        rx_bytes: view.rx_bytes,
+        tx_bytes: view.tx_bytes,
+        last_handshake_s: view.last_handshake.map(|age| age.as_secs()),
+        key_epoch: view.key_epoch.map(|epoch| epoch.0),
+        version: view.version.clone(),
+        subnets: view.subnets.iter().map(|(prefix, _)| *prefix).collect(),
+    }
+}
+
+fn candidate(path: &PathView, chosen: Option<&PathView>, name_of: &impl Fn(MemberId) -> String) -> Candidate {
+    let (kind, remote, via) = match path.id {
+        PathId::Direct { remote, .. } => (PathKind::Direct, Some(remote), Vec::new()),
+        PathId::Relay { relay } => (PathKind::Relay, None, vec![name_of(relay)]),
+    };
+    let quality = path.quality;
+    Candidate {
+        kind,
+        remote,
+        via,
+        used: path.standing == Standing::Chosen,
+        rtt_ms: quality.and_then(|quality| milliseconds(quality.rtt())),
+        jitter_ms: quality.and_then(|quality| milliseconds(quality.jitter())),
+        loss: quality.map(|quality| f64::from(quality.loss())),
+        reason: reason(path, chosen),
+    }
+}
+
+fn reason(path: &PathView, chosen: Option<&PathView>) -> String {
+    let behind = || match (path.score_us, chosen.and_then(|chosen| chosen.score_us)) {
+        (Some(own), Some(best)) if own > best => {
+            format!("scores {} worse than the one in use", units::milliseconds((own - best) as f64 / 1000.0))
+        }
+        (Some(_), Some(_)) => "scores better, but not by enough or for long enough to change over".into(),
+        _ => "not measured yet".into(),
+    };
+    match path.standing {
+        Standing::Chosen => "in use: the best score".into(),
+        Standing::Warm => format!("kept warm as the next one: {}", behind()),
+        Standing::Worse => behind(),
+        Standing::Suspect => format!("in doubt: {} probes without answer", path.misses),
+        Standing::Dead => format!("dead: it worked once, but {} probes got no answer", path.misses),
+        Standing::Unproven => "no probe has ever been answered".into(),
+    }
+}
+
+fn warning(warning: &Warning) -> String {
+    match warning {
+        Warning::Clash { loser, holder, over: Some(address) } => {
+            format!("{loser} and {holder} are both certified for {address}; {holder} has it")
+        }
+        Warning::Clash { loser, holder, over: None } if loser == holder => {
+            format!("two members are certified for the name {loser}; one of them is not found by name")
+        }
+        Warning::Clash { loser, holder, over: None } => {
+            format!("{loser} and {holder} are certified for the same name; {holder} has it")
+        }
+        Warning::CertificateEnds { seconds_left } => match u64::try_from(*seconds_left) {
+            Ok(left) => format!("this node's certificate ends in {}", units::span(left)),
+            Err(_) => {
+                format!("this node's certificate ended {} ago", units::span(seconds_left.unsigned_abs()))
+            }
+        },
+        Warning::SubnetNotCertified(prefix) => {
+            format!("{prefix} is configured, but this node's certificate does not allow to announce it")
+        }
+        Warning::NoRelayRole => {
+            "relay = true is configured, but this node's certificate lacks the role; it does not relay".into()
+        }
+        Warning::Alone => "no other member can be reached".into(),
+    }
+}
+
+fn milliseconds(span: Duration) -> Option<f64> {
+    // Microseconds are as fine as it is measured.
+    (!span.is_zero()).then(|| (span.as_secs_f64() * 1e6).round() / 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_warning_says_what_is_wrong() {
+        let name = |text| proto::id::Name::new(text).unwrap();
+        let address = "10.9.0.1".parse().unwrap();
+        for (given, expected) in [
+            (
+                Warning::Clash { loser: name("b"), holder: name("a"), over: Some(address) },
+                "10.9.0.1; a has it",
+            ),
+            (Warning::CertificateEnds { seconds_left: 7_200 }, "ends in 2 h"),
+            (Warning::CertificateEnds { seconds_left: -7_200 }, "ended 2 h ago"),
+            (Warning::SubnetNotCertified("10.0.0.0/8".parse().unwrap()), "10.0.0.0/8 is configured"),
+            (Warning::NoRelayRole, "lacks the role"),
+            (Warning::Alone, "no other member"),
+        ] {
+            assert!(warning(&given).contains(expected), "{}", warning(&given));
+        }
+    }
+
+    #[test]
+    fn times_are_rounded_to_microseconds_and_absent_before_the_first_measurement() {
+        assert_eq!(milliseconds(Duration::ZERO), None);
+        assert_eq!(milliseconds(Duration::from_nanos(1_234_567)), Some(1.235));
+    }
+}

@@ -1,0 +1,251 @@
+//! From the state directory to a running service: everything that can be missing or wrong is found here, and told.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use meshnet::crypto::{Secret, TransportSecret};
+use meshnet::io::clock;
+use meshnet::io::netlink::{Netlink, Watch};
+use meshnet::io::tun::{self, Device};
+use meshnet::io::udp::{self, Bind, BindError};
+use meshnet::membership::IdentitySecret;
+use meshnet::node::{self, Node, NodeConfig, OwnEpoch};
+use meshnet::path::SocketId;
+use proto::id::BootEpoch;
+use proto::signed::Signed;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::dns::Resolver;
+use super::lanes::{CHANNEL_LEN, Lanes, SOCKETS_MAX, Sockets};
+use super::network::Network;
+use super::service::{Parts, Service};
+use super::store::Store;
+use super::{Options, notify};
+use crate::api::server;
+use crate::config::Config;
+use crate::join::server::Server as JoinServer;
+use crate::log;
+use crate::state::files::TransportKeys;
+use crate::state::invitations::Register;
+use crate::state::{self, Home, Kind, StateDir};
+
+/// Requests from the control socket that wait for the loop.
+const MAX_CALLS: usize = 16;
+
+/// Why the daemon cannot start, where that needs more words than the cause has.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Rights are missing.
+    #[error("{0}")]
+    Permission(#[from] Permission),
+    /// A UDP address cannot be had.
+    #[error("{cause}: change `listen` in {config}, or end the other program")]
+    Listen {
+        /// What the system says.
+        cause: BindError,
+        /// The configuration file.
+        config: PathBuf,
+    },
+    /// The name of the device is taken.
+    #[error("{cause}: choose another with --interface or `interface` in {config}")]
+    Interface {
+        /// What the system says.
+        cause: tun::OpenError,
+        /// The configuration file.
+        config: PathBuf,
+    },
+    /// The control socket cannot be made.
+    #[error("cannot make the control socket {path}")]
+    ControlSocket {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// Missing rights (exit code 77), with the way to get them.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0}\nRun it as root (sudo meshd up), under systemd with contrib/systemd/meshd.service, or give the program the \
+     right: setcap cap_net_admin,cap_net_bind_service+ep /usr/bin/meshd. \
+     In a container: --cap-add NET_ADMIN --device /dev/net/tun"
+)]
+pub struct Permission(pub String);
+
+/// Opens everything and makes the service.
+pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
+    let mut config = Config::load_or_default(&options.config)?;
+    let logs = log::start(config.log.louder(options.verbose));
+    if let Some(interface) = &options.interface {
+        config.interface.clone_from(interface);
+    }
+    let state = StateDir::open(&options.state)?;
+    let lock = state.lock()?;
+    forbid_core_dumps();
+    let home = Home::load(state.clone())?;
+    // Left by an `init` that was killed at its last step.
+    state.remove(Kind::Founding)?;
+
+    let now = clock::now();
+    let keys = TransportKeys::load(&state)?;
+    let epochs = own_epochs(&state, &keys)?;
+    let newest = epochs.last().context("there is no transport key")?;
+    let join = JoinServer::new(Register::open(&state)?, newest.secret.clone(), newest.signed.clone());
+    let cache = load_cache(&state)?;
+    let boot = BootEpoch(state.next_boot(now.wall.seconds())?);
+    let floor = state.number(Kind::Floor)?.unwrap_or(0);
+
+    let (sockets, listening) = open_sockets(&config, &options.config)?;
+    let device = open_device(&config, &options.config)?;
+    let netlink = Netlink::connect().map_err(netlink_error)?;
+    let network = Network::set_up(netlink, &home, &config, device.as_ref()).await.map_err(netlink_error)?;
+    let watch = Watch::new(Some(device.index())).map_err(netlink_error)?;
+    let mut rng: StdRng = rand::make_rng();
+    let resolver = Resolver::start(config.endpoints.clone(), StdRng::from_rng(&mut rng));
+    let interface_addresses = network.local_addresses().await;
+    let settings = network.settings(&config, resolver.addresses(), interface_addresses, &listening);
+
+    let node = Node::new(
+        NodeConfig {
+            identity: IdentitySecret::from_bytes(&home.identity.to_bytes()),
+            gate: Secret::new(*home.gate()?),
+            epochs,
+            certificate: home.certificate.signed().clone(),
+            issuer: home.issuer.as_ref().map(|issuer| issuer.signed().clone()),
+            trust: home.chain.clone(),
+            revocations: load_revocations(&state)?,
+            boot,
+            timestamp_floor_us: floor,
+            cache: cache.to_vec(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            settings,
+        },
+        now,
+        StdRng::from_rng(&mut rng),
+    )?;
+
+    let socket_path = state.socket();
+    let listener = server::bind(&socket_path)
+        .map_err(|source| Error::ControlSocket { path: socket_path.clone(), source })?;
+    let (calls_tx, calls) = mpsc::channel(MAX_CALLS);
+    tokio::spawn(server::serve(listener, calls_tx));
+    let snapshot = Arc::new(ArcSwap::default());
+    let (reports_tx, reports) = mpsc::channel(CHANNEL_LEN);
+    let lanes = Lanes::start(&[device], sockets, snapshot.clone(), reports_tx)
+        .context("cannot start the data plane's threads")?;
+    let certificate = home.certificate.body();
+    info!(
+        node = %certificate.name, mesh = %home.chain.current().name, member = %certificate.member,
+        interface = config.interface, boot = boot.0, listen = ?listening.iter().map(|one| one.port).collect::<Vec<_>>(),
+        "meshd {} is up", env!("CARGO_PKG_VERSION")
+    );
+    notify::ready(&format!("{} in mesh {}", certificate.name, home.chain.current().name));
+    Ok(Service::new(Parts {
+        options,
+        config,
+        logs,
+        home,
+        node,
+        lanes,
+        snapshot,
+        network,
+        watch,
+        resolver,
+        listening,
+        reports,
+        calls,
+        join,
+        store: Store::new(state, &cache),
+        rng,
+        _unlink: server::Unlink(socket_path),
+        _lock: lock,
+    }))
+}
+
+fn own_epochs(state: &StateDir, keys: &TransportKeys) -> anyhow::Result<Vec<OwnEpoch>> {
+    let parse = |key: &state::files::TransportKey| {
+        let signed = Signed::parse(&key.epoch).map_err(|_| state.nonsense(Kind::Transport))?;
+        Ok(OwnEpoch { secret: TransportSecret::new(key.secret), signed })
+    };
+    keys.keys.iter().map(parse).collect()
+}
+
+/// A damaged cache is no reason not to start: the other members have its content. It is kept for whoever wonders.
+fn load_cache(state: &StateDir) -> Result<zeroize::Zeroizing<Vec<u8>>, state::Error> {
+    match state.read(Kind::Records) {
+        Ok(cache) => Ok(cache.unwrap_or_default()),
+        Err(error @ state::Error::Damaged { .. }) => {
+            let kept = state.set_aside(Kind::Records)?;
+            warn!(%error, kept = %kept.display(), "starting without cached records");
+            Ok(Default::default())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn load_revocations(state: &StateDir) -> Result<Vec<Signed<proto::revocation::Revocation>>, state::Error> {
+    let objects = state.objects(Kind::Revocations)?;
+    objects
+        .iter()
+        .map(|object| Signed::parse(object).map_err(|_| state.nonsense(Kind::Revocations)))
+        .collect()
+}
+
+fn open_sockets(config: &Config, path: &Path) -> Result<(Sockets, Vec<node::Socket>), Error> {
+    let mut sockets = Sockets::new();
+    let mut listening = Vec::new();
+    for (number, address) in config.listen.iter().take(SOCKETS_MAX).enumerate() {
+        let mark = (config.fwmark != 0).then_some(config.fwmark);
+        let open =
+            |mark| udp::Socket::bind(&udp::Options { mark, ..udp::Options::new(Bind::from(*address)) });
+        let socket = match open(mark) {
+            // The mark only matters to routing rules; without the right to set it there can be none of ours.
+            Err(BindError::Permission(_)) if mark.is_some() => open(None),
+            other => other,
+        };
+        let socket = socket.map_err(|cause| match cause {
+            BindError::Permission(_) => Error::Permission(Permission(cause.to_string())),
+            cause => Error::Listen { cause, config: path.to_owned() },
+        })?;
+        let id = SocketId(u8::try_from(number).unwrap_or(u8::MAX));
+        listening.push(describe(id, &socket));
+        sockets.push(Arc::new(socket));
+    }
+    Ok((sockets, listening))
+}
+
+fn describe(id: SocketId, socket: &udp::Socket) -> node::Socket {
+    let local = socket.local_addr();
+    let any4 = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 9));
+    let any6 = SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9));
+    let bound: Option<IpAddr> = (!local.ip().is_unspecified()).then(|| local.ip());
+    node::Socket { id, port: local.port(), ipv4: socket.serves(any4), ipv6: socket.serves(any6), bound }
+}
+
+fn open_device(config: &Config, path: &Path) -> Result<Arc<dyn Device>, Error> {
+    let opened = tun::open(&tun::Options { name: config.interface.clone() });
+    let mut queues = opened.map_err(|cause| match cause {
+        cause if cause.is_permission() => Error::Permission(Permission(cause.to_string())),
+        cause => Error::Interface { cause, config: path.to_owned() },
+    })?;
+    // The plain device has one queue.
+    Ok(queues.swap_remove(0))
+}
+
+fn netlink_error(error: meshnet::io::netlink::NetlinkError) -> anyhow::Error {
+    if error.is_permission() { Error::Permission(Permission(error.to_string())).into() } else { error.into() }
+}
+
+/// Keys must not end up in a core dump, nor be read by a debugger of the same user.
+fn forbid_core_dumps() {
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        warn!(%error, "cannot forbid core dumps");
+    }
+}
