@@ -28,6 +28,8 @@ const BATCH: Duration = Duration::from_millis(50);
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
 /// Records that wait for the certificate or key epoch that they name.
 const MAX_WAITING: usize = 64;
+/// Subnets that one node announces: with [`super::links::MAX_OWN_LINKS`] they always fit a record.
+const MAX_OWN_SUBNETS: usize = 128;
 /// Most members that are asked for or sent after one part of a comparison.
 const MAX_PER_PART: usize = 64;
 
@@ -295,9 +297,13 @@ impl Node {
         if peer.up && peer.hello.as_ref().is_some_and(|(known, _)| *known < boot) {
             // It has restarted and lost its keys: do not wait for the paths to fall silent.
             peer.hello = None;
-            peer.session.renew(now.mono);
-            peer.session.handle_timeout(now, &mut self.handshaker);
-            self.drain_session(now, origin);
+            if peer.paths.is_idle(now.mono) {
+                self.close_peer(now, origin);
+            } else {
+                peer.session.renew(now.mono);
+                peer.session.handle_timeout(now, &mut self.handshaker);
+                self.drain_session(now, origin);
+            }
         }
         let announced = self
             .lsdb
@@ -404,7 +410,7 @@ impl Node {
         let me = self.me.member;
         let allowed =
             |subnet: &&proto::record::Subnet| self.membership.may_announce(wall, me, &subnet.prefix);
-        self.settings.subnets.iter().filter(allowed).copied().collect()
+        self.settings.subnets.iter().filter(allowed).take(MAX_OWN_SUBNETS).copied().collect()
     }
 
     /// Whose records this node has, for tests and status.

@@ -13,7 +13,7 @@ use rand::Rng;
 use super::peer::Peer;
 use super::{Event, Node};
 use crate::dataplane::{Carrier, Via, tx};
-use crate::path::PathId;
+use crate::path::{IDLE_AFTER, PathId};
 use crate::session::{
     Accepted, CookieOutcome, EpochHash, InitOutcome, OpenedInit, Origin, RemoteEpoch, ResponseOutcome,
     Session, SessionEvent,
@@ -111,6 +111,10 @@ impl Node {
 
     fn send_init(&mut self, now: Now, member: MemberId) {
         let Some(peer) = self.peers.get_mut(&member) else { return };
+        if peer.paths.is_idle(now.mono) && now.mono.since(peer.needed) > IDLE_AFTER {
+            // New keys for a session that nobody needs would keep it alive for ever: the greeting counts as use.
+            return;
+        }
         let mut attachments = Vec::new();
         if !peer.knows_us {
             attachments.push(Attachment::Certificate(&self.me.certificate));

@@ -7,7 +7,7 @@ use proto::certificate::Roles;
 use proto::endpoint::{Candidate, CandidateKind, MAX_CANDIDATES};
 use proto::id::{MemberId, Name};
 use proto::key_epoch::Capabilities;
-use proto::record::{Link, MAX_LINKS};
+use proto::record::Link;
 
 use super::Node;
 use crate::crypto::{Suite, hash};
@@ -21,6 +21,8 @@ const TARGET_RELAYS: usize = 3;
 const TARGET_RELAYS_OF_RELAY: usize = 16;
 /// Members that a node stays connected with while no relay answers.
 const TARGET_MEMBERS: usize = 3;
+/// Links that one node announces.
+pub(super) const MAX_OWN_LINKS: usize = 224;
 /// Reflexive endpoints announced, at most.
 const MAX_REFLEXIVE: usize = 4;
 
@@ -111,14 +113,15 @@ impl Node {
         }
     }
 
-    /// Whether a member is a neighbour in the control plane: one that we stay connected with, or one that says so of
-    /// us.
+    /// Whether a member is a neighbour in the control plane: one that we stay connected with, or, for a relay, one that
+    /// says so of us. (If that held for others too, two nodes would keep each other for no other reason.)
     pub(super) fn is_adjacency(&self, member: MemberId) -> bool {
-        self.targets.contains(&member)
-            || self
-                .lsdb
-                .get(member)
-                .is_some_and(|entry| entry.record().links.iter().any(|link| link.member == self.me.member))
+        let record = |of: MemberId| self.lsdb.get(of).map(|entry| entry.record());
+        let lists_us = || {
+            record(member).is_some_and(|record| record.links.iter().any(|link| link.member == self.me.member))
+        };
+        let we_relay = || record(self.me.member).is_some_and(|own| own.relays);
+        self.targets.contains(&member) || (we_relay() && lists_us())
     }
 
     /// Links to announce: adjacencies with a direct path that is alive.
@@ -129,7 +132,7 @@ impl Node {
             let adjacent = self.is_adjacency(member);
             let Some(peer) = self.peers.get_mut(&member) else { continue };
             peer.paths.set_keep(adjacent);
-            if !adjacent || !peer.up || links.len() >= MAX_LINKS {
+            if !adjacent || !peer.up || links.len() >= MAX_OWN_LINKS {
                 continue;
             }
             if let Some((_, rtt)) = peer.paths.best_direct(now.mono) {

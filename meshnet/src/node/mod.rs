@@ -465,7 +465,8 @@ impl Node {
     }
 
     fn peer_timeout(&self, now: Now, peer: &Peer) -> Option<Mono> {
-        let paths = if peer.up { peer.paths.poll_timeout(now.mono) } else { None };
+        // Without keys nothing can be probed.
+        let paths = peer.session.sending().and_then(|_| peer.paths.poll_timeout(now.mono));
         let compare = (peer.up && self.compares_with(peer)).then_some(peer.compare_at);
         [peer.session.poll_timeout(), paths, compare].into_iter().flatten().min()
     }

@@ -410,6 +410,18 @@ fn a_relay_that_is_reported_unreachable_costs_no_packet() {
 }
 
 #[test]
+fn sessions_of_neighbours_outlive_their_keys_and_others_end() {
+    let mut world = World::new(9, &[false, false, true]);
+    world.packet(0, 1, 1);
+    world.run(seconds(400));
+    assert_eq!(world.state(0, 2), PeerState::Direct);
+    assert_eq!(world.state(0, 1), PeerState::Idle);
+    world.packet(0, 1, 2);
+    world.run(seconds(1));
+    assert_eq!(world.numbers(1), [1, 2]);
+}
+
+#[test]
 fn a_relayed_pair_moves_to_the_direct_path_when_it_works_and_loses_nothing() {
     let mut world = World::new(4, &[false, false, true]);
     world.cut.insert((0, 1));
