@@ -103,11 +103,10 @@ impl Body for Certificate {
 
     fn check_limits(&self) -> Result<(), Error> {
         let constrained = self.constraints.as_ref();
+        let within = constrained.map_or(&[][..], |constraints| &constraints.prefixes);
         if self.addresses.len() > MAX_ADDRESSES {
             Err(Error::TooLong("addresses"))
-        } else if self.prefixes.len() > MAX_PREFIXES {
-            Err(Error::TooLong("prefixes"))
-        } else if constrained.is_some_and(|constraints| constraints.prefixes.len() > MAX_PREFIXES) {
+        } else if self.prefixes.len().max(within.len()) > MAX_PREFIXES {
             Err(Error::TooLong("prefixes"))
         } else if constrained.is_some_and(|constraints| constraints.name_suffix.len() > Name::MAX_LEN) {
             Err(Error::TooLong("name suffix"))

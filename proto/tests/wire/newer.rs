@@ -113,6 +113,38 @@ fn fields_out_of_order_or_twice_are_refused() {
 }
 
 #[test]
+fn no_known_field_takes_a_byte_more() {
+    for name in
+        ["certificate", "key_epoch", "record", "revocation_member", "revocation_serial", "revocation_key"]
+    {
+        every_field_refuses_a_byte_more(name, |object| match ObjectKind::of(object) {
+            Some(ObjectKind::Certificate) => Signed::<Certificate>::parse(object).is_err(),
+            Some(ObjectKind::KeyEpoch) => KeyEpoch::parse_body(&object[4..object.len() - 64]).is_err(),
+            Some(ObjectKind::Record) => Signed::<Record>::parse(object).is_err(),
+            _ => Signed::<Revocation>::parse(object).is_err(),
+        });
+    }
+    every_field_refuses_a_byte_more("trust_bundle", |object| SignedBundle::parse(object).is_err());
+    every_field_refuses_a_byte_more("trust_bundle_second", |object| SignedBundle::parse(object).is_err());
+}
+
+fn every_field_refuses_a_byte_more(name: &str, refused: impl Fn(&[u8]) -> bool) {
+    let object = vector(name);
+    let body_end = 4 + usize::from(u16::from_be_bytes([object[2], object[3]]));
+    let mut at = 4;
+    while at < body_end {
+        let len = u16::from_be_bytes([object[at + 1], object[at + 2]]);
+        let end = at + 3 + usize::from(len);
+        let mut longer = object.clone();
+        longer.insert(end, 0);
+        longer[at + 1..at + 3].copy_from_slice(&(len + 1).to_be_bytes());
+        grow_body_len(&mut longer, 1);
+        assert!(refused(&longer), "{name}: field {}", object[at]);
+        at = end;
+    }
+}
+
+#[test]
 fn missing_fields_are_named() {
     let mut object = vector("record_minimal");
     // Without the last field, the keys.
@@ -272,6 +304,10 @@ fn an_invitation_of_a_newer_version_says_so() {
     assert_eq!(url(&mut blob).parse::<Invitation>().err(), Some(InvitationError::NewerVersion(2)));
     blob[0] = 0;
     assert_eq!(url(&mut blob).parse::<Invitation>().err(), Some(InvitationError::Damaged));
+    let mut longer = vector("invitation");
+    assert!(url(&mut longer).parse::<Invitation>().is_ok());
+    longer.push(0);
+    assert_eq!(url(&mut longer).parse::<Invitation>().err(), Some(InvitationError::Damaged));
 }
 
 /// The URL of a blob, after its checksum was made right.
