@@ -259,6 +259,13 @@ fn unknown_bits_are_kept_where_they_are_sets() {
     let read = Signed::<Certificate>::parse(&object).unwrap();
     assert_eq!(read.body().roles.0, 0xf3);
     assert_eq!(read.body().roles.names().collect::<Vec<_>>(), ["relay", "issuer"]);
+    let mut object = vector("record");
+    let flags_at = object.windows(4).position(|bytes| bytes == [9, 0, 1, 1]).unwrap() + 3;
+    for (flags, relays) in [(0xfe, false), (0xff, true)] {
+        object[flags_at] = flags;
+        let read = Signed::<Record>::parse(&object).unwrap();
+        assert_eq!((read.body().relays, read.to_bytes() == object), (relays, true));
+    }
     let (_, trailer) = Trailer::split(&[0xff, 0]).unwrap();
     assert_eq!(trailer.flags.0, 0xff);
 }
