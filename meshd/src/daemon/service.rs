@@ -101,7 +101,7 @@ impl Service {
             self.carry_out().await;
             let timer = self.next_timer();
             let wake = tokio::select! {
-                // Signals first: a flood of reports must not keep the daemon from ending.
+                // Reports last: a flood of them must not keep the daemon from anything else.
                 biased;
                 _ = terminate.recv() => Wake::End("terminated"),
                 _ = interrupt.recv() => Wake::End("interrupted"),
@@ -110,7 +110,6 @@ impl Service {
                 () = at(network_due) => Wake::NetworkSettled,
                 () = tokio::time::sleep_until(timer) => Wake::Timer,
                 Some(call) = self.parts.calls.recv() => Wake::Call(call),
-                count = self.parts.reports.recv_many(&mut batch, BATCH) => Wake::Reports(count),
                 changes = self.parts.watch.changed() => {
                     if changes.ended() {
                         self.watch_again();
@@ -118,6 +117,7 @@ impl Service {
                     Wake::Network
                 }
                 _ = self.parts.resolver.changed() => Wake::Endpoints,
+                count = self.parts.reports.recv_many(&mut batch, BATCH) => Wake::Reports(count),
             };
             match wake {
                 Wake::Reports(0) => bail!("the data plane has ended"),

@@ -88,7 +88,7 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
     }
     let state = StateDir::open(&options.state)?;
     let lock = state.lock()?;
-    forbid_core_dumps();
+    harden();
     let home = Home::load(state.clone())?;
     // Left by an `init` that was killed at its last step.
     state.remove(Kind::Founding)?;
@@ -243,8 +243,12 @@ fn netlink_error(error: meshnet::io::netlink::NetlinkError) -> anyhow::Error {
     if error.is_permission() { Error::Permission(Permission(error.to_string())).into() } else { error.into() }
 }
 
-/// Keys must not end up in a core dump, nor be read by a debugger of the same user.
-fn forbid_core_dumps() {
+/// Keys must not end up in a core dump, nor be read by a debugger of the same user; and nothing that runs here needs
+/// more rights than it started with.
+fn harden() {
+    if let Err(error) = nix::sys::prctl::set_no_new_privs() {
+        warn!(%error, "cannot give up gaining rights");
+    }
     if let Err(error) = nix::sys::prctl::set_dumpable(false) {
         warn!(%error, "cannot forbid core dumps");
     }
