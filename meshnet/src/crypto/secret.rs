@@ -75,22 +75,26 @@ impl TransportSecret {
     }
 }
 
+/// Compiles only while none of the types implements `Debug`: with it, `some_item` would have two candidates.
+#[cfg(test)]
+macro_rules! assert_no_debug {
+    ($($t:ty),*) => {$({
+        trait Ambiguous<A> { fn some_item() {} }
+        impl<T: ?Sized> Ambiguous<()> for T {}
+        struct HasDebug;
+        impl<T: ?Sized + std::fmt::Debug> Ambiguous<HasDebug> for T {}
+        let _ = HasDebug;
+        let _ = <$t as Ambiguous<_>>::some_item;
+    })*};
+}
+
+#[cfg(test)]
+pub(crate) use assert_no_debug;
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::crypto::{Opener, Sealer};
-
-    /// Compiles only while none of the types implements `Debug`: with it, `some_item` would have two candidates.
-    macro_rules! assert_no_debug {
-        ($($t:ty),*) => {$({
-            trait Ambiguous<A> { fn some_item() {} }
-            impl<T: ?Sized> Ambiguous<()> for T {}
-            struct HasDebug;
-            impl<T: ?Sized + std::fmt::Debug> Ambiguous<HasDebug> for T {}
-            let _ = HasDebug;
-            let _ = <$t as Ambiguous<_>>::some_item;
-        })*};
-    }
 
     #[test]
     fn secrets_have_no_debug() {

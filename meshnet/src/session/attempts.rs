@@ -39,9 +39,13 @@ pub(super) enum Due {
 }
 
 impl Attempts {
-    /// Begins a series with a first attempt at `at`, unless one is under way.
+    /// Begins a series with a first attempt at `at`, unless one is under way or is to begin earlier.
     pub(super) fn start(&mut self, at: Mono) {
-        self.series.get_or_insert(Series { started: at, made: 0, due: at });
+        let new = Series { started: at, made: 0, due: at };
+        let series = self.series.get_or_insert(Series { ..new });
+        if series.made == 0 && at < series.due {
+            *series = new;
+        }
     }
 
     /// Ends the series: there are keys.
@@ -147,6 +151,18 @@ mod tests {
         }
         assert_eq!(at[..6], [0, 1, 3, 7, 12, 17]);
         assert_eq!((at.len(), at.last().copied()), (20, Some(87)));
+    }
+
+    #[test]
+    fn a_first_attempt_may_be_moved_nearer_but_a_series_not_begun_again() {
+        let mut attempts = Attempts::default();
+        attempts.start(s(10));
+        attempts.start(s(20));
+        assert_eq!(attempts.next_due(), Some(s(10)));
+        attempts.start(s(5));
+        assert_eq!(attempts.advance(s(5), Duration::ZERO), Due::Attempt);
+        attempts.start(s(5));
+        assert_eq!(attempts.next_due(), Some(s(6)));
     }
 
     #[test]

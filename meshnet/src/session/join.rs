@@ -18,7 +18,7 @@ use proto::invitation::Invitation;
 use proto::join::{JOIN_HEADER_LEN, JOIN_MAX_LEN, Join, MAX_PIECE_LEN, Piece, Stage};
 use rand::CryptoRng;
 
-use super::noise::{DhMeter, Local, Noise, SplitKeys};
+use super::noise::{DhMeter, Local, Noise, PSK3, SplitKeys};
 use crate::crypto::{
     HASH_LEN, Opener, Sealer, Secret, Suite, TAG_LEN, TransportSecret, hash, kdf, keyed_mac, macs_equal,
 };
@@ -31,9 +31,6 @@ pub const MAX_DATAGRAMS: u32 = 512;
 
 /// The hello is filled up to about the length of a piece, so that an answer is not longer than the question.
 const HELLO_PADDING: usize = 1040;
-
-/// Where the psk of XXpsk3 is mixed in.
-const PSK_POSITION: usize = 3;
 
 /// Why a datagram of a join was refused. Nothing has changed then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -234,7 +231,7 @@ impl JoinInitiator {
         noise.write(payload, &mut message).map_err(|_| JoinError::Sealed)?;
         self.state = InitiatorState::Finished {
             finish: self.context.datagram(Stage::Finish(&message)),
-            welcome: Box::new(Transport::new(&noise.split(PSK_POSITION))),
+            welcome: Box::new(Transport::new(&noise.split(PSK3))),
             pieces: Pieces::default(),
         };
         Ok(())
@@ -378,7 +375,7 @@ impl JoinResponder {
         self.finished = Some(Finished {
             finish: digest,
             says: says.clone(),
-            transport: Transport::new(&noise.split(PSK_POSITION)),
+            transport: Transport::new(&noise.split(PSK3)),
             welcome: Vec::new(),
         });
         Ok(says)

@@ -21,12 +21,14 @@
 
 mod attempts;
 mod handshaker;
+mod initiator;
 pub mod join;
 mod keypair;
 mod limiter;
 mod macs;
 mod noise;
 mod peer;
+mod responder;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -36,10 +38,12 @@ pub use handshaker::{
     ANSWER_LIFETIME, Advert, Handshaker, HandshakerConfig, InitOutcome, LocalEpoch, LocalEpochs, MAX_ANSWERS,
     MAX_FLOORS, MAX_RETIRED, OpenedInit, Origin, RemoteEpoch, UnsupportedEpoch,
 };
+pub use initiator::{CookieOutcome, ResponseOutcome};
 pub use keypair::{Keypair, RECEIVE_GRACE, REJECT_AFTER, REKEY_AFTER};
 pub use limiter::{HANDSHAKE_BURST, HANDSHAKES_PER_S, LOAD_HANDSHAKES_PER_S, LOAD_HOLD, MAX_SOURCES};
 pub use macs::COOKIE_RENEWAL;
-pub use peer::{Accepted, CookieOutcome, ERASE_AFTER, ResponseOutcome, Session, SessionEvent, TIE_PATIENCE};
+pub use peer::{ERASE_AFTER, Session, SessionEvent};
+pub use responder::{Accepted, TIE_PATIENCE};
 pub use stats::{DropReason, HandshakeStats};
 
 use crate::crypto::{Secret, hash};

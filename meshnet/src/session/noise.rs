@@ -23,6 +23,12 @@ use crate::crypto::{HASH_LEN, Secret, TAG_LEN, TransportSecret};
 const IK: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
 const XX: &str = "Noise_XXpsk3_25519_ChaChaPoly_BLAKE2s";
 
+/// Where IKpsk2 mixes the pre-shared key in: at the end of message 2.
+pub(super) const PSK2: usize = 2;
+
+/// Where XXpsk3 does: at the end of message 3.
+pub(super) const PSK3: usize = 3;
+
 /// The largest payload of a handshake message, in bytes; a handshake datagram has at most 1200.
 const MAX_MESSAGE_LEN: usize = 65535;
 
@@ -58,7 +64,7 @@ impl Noise {
     /// IKpsk2, initiator: knows the responder's static key and both pre-shared parts from the start.
     pub(super) fn ik_initiator(local: &Local<'_>, remote: &TransportKey, psk: &Secret<32>) -> Noise {
         let mut noise = Noise::build(IK, local, |builder| builder.remote_public_key(&remote.0), true);
-        noise.set_psk(2, psk);
+        noise.set_psk(PSK2, psk);
         noise
     }
 
@@ -70,7 +76,7 @@ impl Noise {
     /// XXpsk3, both ways.
     pub(super) fn xx(local: &Local<'_>, psk: &Secret<32>, initiator: bool) -> Noise {
         let mut noise = Noise::build(XX, local, Ok, initiator);
-        noise.set_psk(3, psk);
+        noise.set_psk(PSK3, psk);
         noise
     }
 

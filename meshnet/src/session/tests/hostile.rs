@@ -214,6 +214,18 @@ fn challenges_do_not_loop() {
 }
 
 #[test]
+fn a_timestamp_beyond_the_limit_is_refused() {
+    let mut pair = Pair::new(11);
+    pair.nodes[B].session.restore_seen(TIMESTAMP_LIMIT_US - 1);
+    pair.want(A);
+    pair.run_ms(100);
+    assert!(pair.is_connected(), "the last one that is allowed");
+    pair.nodes[A].session.renew(pair.now.mono);
+    pair.run_ms(10);
+    assert_eq!(pair.stats(B).dropped(DropReason::Timestamp), 1);
+}
+
+#[test]
 fn receiver_indices_say_nothing() {
     // The same seed for both nodes' order of events, but other generators: no index is seen twice, none is small.
     let mut seen = std::collections::BTreeSet::new();
@@ -225,6 +237,14 @@ fn receiver_indices_say_nothing() {
     }
     assert_eq!(seen.len(), 100);
     assert!(seen.iter().filter(|index| **index < 1 << 24).count() < 8);
+}
+
+#[test]
+fn what_holds_secrets_has_no_debug() {
+    use crate::crypto::assert_no_debug;
+    use crate::session::join::{JoinInitiator, JoinKeys, JoinResponder};
+    assert_no_debug!(GateKey, LocalEpoch, LocalEpochs, HandshakerConfig, Handshaker, OpenedInit);
+    assert_no_debug!(Session, Keypair, JoinKeys, JoinInitiator, JoinResponder);
 }
 
 /// A node in the middle of everything: a session, a rekeying of ours under way, and one of the peer's unproven.

@@ -247,6 +247,8 @@ impl Pair {
         let node = &mut self.nodes[at];
         node.session.handle_timeout(now, &mut node.handshaker);
         self.drain_events(at);
+        let due = self.nodes[at].session.poll_timeout();
+        assert!(due.is_none_or(|due| due > now.mono), "what is due is done");
     }
 
     fn drain_events(&mut self, at: usize) {

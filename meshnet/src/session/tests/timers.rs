@@ -51,6 +51,20 @@ fn an_idle_keypair_is_not_replaced_but_ends() {
 }
 
 #[test]
+fn time_may_jump() {
+    for jump_s in [1, 100, 119, 130, 179, 181, 184, 186, 539, 541, 100_000] {
+        let mut pair = Pair::connected(8);
+        pair.nodes[A].session.renew(pair.now.mono + Duration::from_secs(1000));
+        pair.now = pair.now.after(Duration::from_secs(jump_s));
+        pair.tick(A);
+        pair.tick(B);
+        pair.want(A);
+        pair.run_ms(100);
+        assert!(pair.is_connected(), "after {jump_s} s");
+    }
+}
+
+#[test]
 fn without_a_peer_a_keypair_ends_at_180_s_and_the_session_at_540_s() {
     let mut pair = Pair::connected(4);
     let created = pair.nodes[A].session.keypairs().next().unwrap().created;
