@@ -256,6 +256,18 @@ fn join_tells_bad_invitations_apart() {
         assert!(stderr(&output).contains(expected), "{}", stderr(&output));
     }
     assert!(!std::path::Path::new(&other).exists(), "nothing may be left behind");
+    // An invitation can come on standard input, so that it is in no process list.
+    let mut child = Command::new(env!("CARGO_BIN_EXE_meshd"))
+        .args(["join", "-", "--state", &other])
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), format!("{altered}\n").as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 64);
+    assert!(stderr(&output).contains("damaged"), "{}", stderr(&output));
+    assert!(!std::path::Path::new(&other).exists());
     // Nobody listens: told, with the endpoints tried, and tried again with the same keys.
     let output = join(&other, url);
     assert_eq!(code(&output), 1);
