@@ -164,7 +164,7 @@ mod tests {
             Just(20_000),
             Just(0),
         ];
-        (base, proptest::collection::vec(step, 1..400)).prop_map(|(base, steps)| {
+        (base, proptest::collection::vec(step, 1..150)).prop_map(|(base, steps)| {
             let mut at = base;
             let forward = |at: &mut u64, step: i64| {
                 *at = at.saturating_add_signed(step);

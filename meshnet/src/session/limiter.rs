@@ -18,7 +18,7 @@ pub const HANDSHAKE_BURST: u64 = 5;
 pub const MAX_SOURCES: usize = 4096;
 
 /// Handshakes per second from all sources together from which on the node is under load: each costs a responder four
-/// Diffie-Hellman operations, about 0.2 ms.
+/// Diffie-Hellman operations.
 pub const LOAD_HANDSHAKES_PER_S: u32 = 250;
 
 /// How long the node stays under load after the last sign of it.
