@@ -11,7 +11,7 @@ use meshnet::membership::is_host_of;
 use proto::id::Name;
 use rand::rngs::StdRng;
 
-use super::Global;
+use super::{Global, parse_name};
 use crate::config::write::Choices;
 use crate::config::{self, Config, HostPort, Subnet};
 use crate::exit::Failure;
@@ -30,10 +30,10 @@ Examples:
   meshd init --mesh prod --name ams1 --address 10.99.0.1/16 --datacenter ams")]
 pub(super) struct Args {
     /// The mesh's name: 1 to 63 of a-z, 0-9, and -
-    #[arg(long, value_parser = Name::new)]
+    #[arg(long, value_parser = parse_name)]
     mesh: Name,
     /// This node's name
-    #[arg(long, value_parser = Name::new)]
+    #[arg(long, value_parser = parse_name)]
     name: Name,
     /// This node's overlay address, with the length of the overlay network [default: .0.1 in a free /16]
     #[arg(long, value_name = "A.B.C.D/LEN")]
@@ -58,7 +58,7 @@ pub(super) struct Place {
     #[arg(long)]
     relay: bool,
     /// The datacentre that this node is in
-    #[arg(long, value_name = "DC", value_parser = Name::new)]
+    #[arg(long, value_name = "DC", value_parser = parse_name)]
     datacenter: Option<Name>,
 }
 

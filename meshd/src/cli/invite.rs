@@ -17,7 +17,7 @@ use proto::invitation::{HostPort, Invitation as Url, MAX_ENDPOINTS, key_hash};
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::{Global, expect_answer};
+use super::{Global, expect_answer, parse_name};
 use crate::api::Request;
 use crate::api::client::{self, Client};
 use crate::config::{self, Config};
@@ -43,7 +43,7 @@ Examples:
   meshd invite gateway --subnet 192.168.7.0/24 --role relay --ttl 1h")]
 pub(super) struct Args {
     /// The new node's name: 1 to 63 of a-z, 0-9, and -
-    #[arg(value_parser = Name::new)]
+    #[arg(value_parser = parse_name)]
     name: Name,
     /// Its overlay address [default: the next free one]
     #[arg(long, value_name = "ADDRESS[/LEN]")]

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use proto::id::Name;
 
 use crate::api::client::Client;
 use crate::config::{self, Config};
@@ -163,6 +164,17 @@ impl Global {
     }
 }
 
+/// Reads a name, and says what to write instead of one that is none.
+fn parse_name(text: &str) -> Result<Name, String> {
+    Name::new(text).map_err(|_| {
+        let allowed = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+        let proposal: String = text.trim().chars().map(allowed).take(Name::MAX_LEN).collect();
+        let proposal = proposal.trim_matches('-');
+        let rule = "a name has 1 to 63 of a-z, 0-9, and -, and does not begin or end with -";
+        if proposal.is_empty() { rule.into() } else { format!("{rule}: write for example `{proposal}`") }
+    })
+}
+
 /// The one answer of a kind that a request has.
 ///
 /// # Errors
@@ -181,6 +193,14 @@ use expect_answer;
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn a_wrong_name_gets_a_right_one_proposed() {
+        assert!(parse_name("My_Node.").unwrap_err().ends_with("write for example `my-node`"));
+        assert!(parse_name("--").unwrap_err().ends_with("end with -"));
+        assert!(parse_name(&"Ä".repeat(90)).is_err());
+        assert_eq!(parse_name("a-1").unwrap().as_str(), "a-1");
+    }
 
     #[test]
     fn the_arguments_are_consistent() {
