@@ -63,6 +63,9 @@ pub const PROBE_ACTIVE: Duration = Duration::from_millis(300);
 pub const PROBE_WARM: Duration = Duration::from_millis(1000);
 /// Time between probes of other proven paths while traffic flows.
 pub const PROBE_OTHER: Duration = Duration::from_secs(5);
+/// Longest time between probes of a path that worked once and is silent now, while traffic flows: a cut that ends is
+/// noticed this soon.
+pub const PROBE_DEAD: Duration = Duration::from_secs(2);
 /// Time between keepalive probes when no traffic flows; under the 30 s that impatient NATs keep a UDP mapping.
 pub const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Traffic this long ago still counts as flowing.
@@ -344,6 +347,10 @@ impl PathSet {
         let sent = path.in_flight.remove(at).sent;
         let rtt = now.since(sent);
         let was_alive = path.alive(now);
+        if !was_alive {
+            // What was lost while it was dead says nothing about the path that is back.
+            path.quality = Quality::default();
+        }
         path.quality.answered(rtt);
         path.last_reply = Some(now);
         path.misses = 0;
@@ -395,7 +402,8 @@ impl PathSet {
         let path = self.paths.get_mut(&id)?;
         let wait = if !path.proven || !path.alive(now) {
             path.tries += 1;
-            candidate_wait(path.tries)
+            let wait = candidate_wait(path.tries);
+            if path.proven && active { wait.min(PROBE_DEAD) } else { wait }
         } else if (primary && active) || path.misses > 0 {
             PROBE_ACTIVE
         } else if warm == Some(id) && active {

@@ -157,3 +157,16 @@ fn a_reply_to_a_probe_never_sent_proves_nothing() {
     assert_eq!(net.set.handle_reply(net.now, &direct(1), 4242), None);
     assert!(!net.set.any_alive(net.now));
 }
+
+#[test]
+fn a_direct_path_that_was_cut_for_long_is_back_soon_after_it_is_mended() {
+    let mut net = Net::new(&[(direct(1), 5), (RELAY, 20)]);
+    net.run(Duration::from_secs(5), true);
+    assert_eq!(net.set.select(net.now).primary, Some(direct(1)));
+    net.rtt.insert(direct(1), None);
+    net.run(Duration::from_secs(120), true);
+    assert_eq!(net.set.select(net.now).primary, Some(RELAY));
+    net.rtt.insert(direct(1), Some(Duration::from_millis(5)));
+    net.run(Duration::from_secs(4), true);
+    assert_eq!(net.set.select(net.now).primary, Some(direct(1)));
+}
