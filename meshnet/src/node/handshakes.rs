@@ -15,8 +15,8 @@ use super::{Event, Node};
 use crate::dataplane::{Carrier, Via, tx};
 use crate::path::{IDLE_AFTER, PathId};
 use crate::session::{
-    Accepted, CookieOutcome, EpochHash, InitOutcome, OpenedInit, Origin, RemoteEpoch, ResponseOutcome,
-    Session, SessionEvent,
+    Accepted, CookieOutcome, DropReason, EpochHash, InitOutcome, OpenedInit, Origin, RemoteEpoch,
+    ResponseOutcome, Session, SessionEvent,
 };
 use crate::time::Now;
 
@@ -199,6 +199,12 @@ impl Node {
                 self.answer(now, via, &answer);
             }
             Accepted::Challenge(answer) => self.answer(now, via, &answer),
+            Accepted::Drop(DropReason::TieBreak) => {
+                // Our init goes first, and this way works: the peer may not have heard of it by any other.
+                if let Some(path) = self.path_of(via) {
+                    self.send_init_over(now, member, path);
+                }
+            }
             Accepted::Drop(_) => {}
         }
         self.dirty.peers.insert(member);

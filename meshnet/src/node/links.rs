@@ -185,8 +185,17 @@ impl Node {
         let relays = self.relays_towards(now, member);
         let Some(peer) = self.peers.get_mut(&member) else { return };
         peer.paths.retain_relays(|relay| relays.contains(relay));
+        let initiating = peer.session.is_initiating();
+        let mut fresh = Vec::new();
         for relay in relays {
-            peer.paths.add(now.mono, PathId::Relay { relay }, Origin::Relay);
+            let path = PathId::Relay { relay };
+            if peer.paths.add(now.mono, path, Origin::Relay) && initiating {
+                fresh.push(path);
+            }
+        }
+        // An init that left before this way was known need not wait for its next turn.
+        for path in fresh {
+            self.send_init_over(now, member, path);
         }
     }
 

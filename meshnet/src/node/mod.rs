@@ -359,7 +359,7 @@ impl Node {
             self.drive_peer(now, member);
         }
         self.drive_gossip(now);
-        if self.routing.timer.fire(now.mono) {
+        if self.routing.timer.fire(now.mono, self.membership.len()) {
             self.compute_routes(now);
         }
         if self.lsdb.poll_timeout(now.mono).is_some_and(|at| at <= now.mono) {

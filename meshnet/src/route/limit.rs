@@ -37,26 +37,31 @@ impl TokenBucket {
     }
 }
 
-/// Decides when to compute shortest paths: soon after a lone change, ever later in a storm of changes, at most
-/// [`SpfTimer::LONGEST`] apart; back to soon after a quiet time (after RFC 8405, with doubling in place of three states).
+/// Decides when to compute shortest paths: soon after a lone change, ever later in a storm of changes, up to a bound that
+/// grows with what a computation costs; back to soon after a quiet time (after RFC 8405, with doubling in place of three
+/// states).
 #[derive(Clone, Debug)]
 pub struct SpfTimer {
     due: Option<Mono>,
     delay: Duration,
     last: Option<Mono>,
+    bound: Duration,
 }
 
 impl SpfTimer {
     /// Delay of the first computation, which gathers changes that arrive together.
     pub const SHORTEST: Duration = Duration::from_millis(50);
-    /// Bound on the delay.
+    /// Bound on the delay in the largest meshes.
     pub const LONGEST: Duration = Duration::from_secs(1);
+    /// What the bound grows by with each member: a computation takes some microseconds for each, so that one takes at most
+    /// some hundredths of the time between two. A small mesh, which changes most while it is set up, waits for nothing.
+    pub const LONGEST_PER_MEMBER: Duration = Duration::from_micros(100);
     /// A time without changes after which the delay is [`SpfTimer::SHORTEST`] again.
     pub const QUIET: Duration = Duration::from_secs(10);
 
     /// A timer with nothing due.
     pub const fn new() -> Self {
-        Self { due: None, delay: Self::SHORTEST, last: None }
+        Self { due: None, delay: Self::SHORTEST, last: None, bound: Self::SHORTEST }
     }
 
     /// Tells that something changed.
@@ -67,7 +72,7 @@ impl SpfTimer {
         self.last = Some(now);
         if self.due.is_none() {
             self.due = Some(now + self.delay);
-            self.delay = (self.delay * 2).min(Self::LONGEST);
+            self.delay = (self.delay * 2).min(self.bound);
         }
     }
 
@@ -76,11 +81,14 @@ impl SpfTimer {
         self.due
     }
 
-    /// Whether a computation is due at `now`; true once per computation.
-    pub fn fire(&mut self, now: Mono) -> bool {
+    /// Whether a computation is due at `now`, over so many members; true once per computation.
+    pub fn fire(&mut self, now: Mono, members: usize) -> bool {
         let due = self.due.is_some_and(|due| due <= now);
         if due {
             self.due = None;
+            let members = u32::try_from(members).unwrap_or(u32::MAX);
+            self.bound =
+                Self::LONGEST_PER_MEMBER.saturating_mul(members).clamp(Self::SHORTEST, Self::LONGEST);
         }
         due
     }
@@ -117,7 +125,7 @@ mod tests {
         for ms in 0..60_000 {
             let now = Mono(ms * 1000);
             timer.changed(now);
-            if timer.fire(now) {
+            if timer.fire(now, 100_000) {
                 computed.push(ms);
             }
         }
@@ -128,12 +136,23 @@ mod tests {
         assert!(gaps.iter().all(|gap| *gap <= 1_001));
 
         let later = Mono(600 * SECOND);
-        timer.fire(later);
+        timer.fire(later, 100_000);
         timer.changed(later);
         assert_eq!(timer.poll_timeout(), Some(later + SpfTimer::SHORTEST));
-        assert!(!timer.fire(later));
-        assert!(timer.fire(later + SpfTimer::SHORTEST));
-        assert!(!timer.fire(later + SpfTimer::SHORTEST));
+        assert!(!timer.fire(later, 100_000));
+        assert!(timer.fire(later + SpfTimer::SHORTEST, 100_000));
+        assert!(!timer.fire(later + SpfTimer::SHORTEST, 100_000));
         assert_eq!(timer.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_small_mesh_does_not_wait_however_much_it_changes() {
+        let mut timer = SpfTimer::new();
+        let computed = (0..10_000u64).filter(|ms| {
+            let now = Mono(ms * 1000);
+            timer.changed(now);
+            timer.fire(now, 20)
+        });
+        assert!(computed.count() > 190);
     }
 }
