@@ -14,6 +14,9 @@ use crate::Finished;
 /// Names the `meshd` program to use.
 pub const BINARY: &str = "MESHD_BIN";
 
+/// Further arguments for every daemon, split at white space (`-vv`).
+pub const ARGUMENTS: &str = "MESHD_ARGS";
+
 /// The TUN interface of a member on its machine.
 pub const INTERFACE: &str = "mesh0";
 
@@ -227,7 +230,9 @@ impl Member {
     /// # Errors
     /// When the program cannot be started.
     pub fn start(&mut self, arguments: &[&str]) -> Result<(), Error> {
-        let command = self.command(&[&["up", "--interface", INTERFACE], arguments].concat());
+        let further = std::env::var(ARGUMENTS).unwrap_or_default();
+        let further: Vec<&str> = further.split_whitespace().collect();
+        let command = self.command(&[&["up", "--interface", INTERFACE], arguments, &further].concat());
         self.daemon = Some(self.machine.spawn_logging_to(command, &self.log)?);
         Ok(())
     }
@@ -312,16 +317,25 @@ impl Member {
         Ok(status.peers.into_iter().find(|known| known.name == peer).and_then(|known| known.path))
     }
 
-    /// Waits until the daemon knows a member of this name.
+    /// Waits until the daemon knows a member of this name, and it is as wished.
     ///
     /// # Errors
     /// [`Error::Timeout`] with the members that it knows.
-    pub fn wait_for_peer(&self, peer: &str, limit: Duration) -> Result<PeerStatus, Error> {
-        let what = format!("{} to know {peer}", self.machine.name());
+    pub fn wait_for_peer(
+        &self,
+        peer: &str,
+        limit: Duration,
+        is_wished: impl Fn(&PeerStatus) -> bool,
+    ) -> Result<PeerStatus, Error> {
+        let what = format!("{} to know {peer} as wished", self.machine.name());
         wait::until(&what, limit, || {
             let peers = self.status().map_err(|error| error.to_string())?.peers;
-            let names: Vec<String> = peers.iter().map(|known| known.name.clone()).collect();
-            peers.into_iter().find(|known| known.name == peer).ok_or_else(|| names.join(", "))
+            let known: Vec<String> =
+                peers.iter().map(|known| format!("{} {}", known.name, known.state)).collect();
+            peers
+                .into_iter()
+                .find(|known| known.name == peer && is_wished(known))
+                .ok_or_else(|| known.join(", "))
         })
     }
 

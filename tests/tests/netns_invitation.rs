@@ -17,7 +17,8 @@ fn founder() -> Founder {
     let lan = done(lab.switch("lan"));
     let machine = done(lab.machine("founder"));
     done(machine.plug(&lan, &["192.0.2.1/24"]));
-    let member = found(&machine, &["--relay", "--endpoint", &format!("192.0.2.1:{PORT}")]);
+    let endpoint = format!("192.0.2.1:{PORT}");
+    let member = found(&machine, &["--address", "10.99.0.1/16", "--relay", "--endpoint", &endpoint]);
     Founder { lab, lan, member }
 }
 

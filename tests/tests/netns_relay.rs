@@ -119,9 +119,12 @@ impl Flows {
 #[test]
 fn none_of_the_first_packets_between_strangers_is_lost() {
     let split = Split::quiet(&[Duration::ZERO]);
-    // Both must know that the other exists, and nothing more.
-    done(split.a.wait_for_peer("b", net::SETTLE));
-    done(split.b.wait_for_peer("a", net::SETTLE));
+    // They must know how to reach each other, and nothing more.
+    let prefix = format!("{}/32", overlay(&split.b));
+    done(netlab::wait::until("a route to b", net::SETTLE, || {
+        let routes = done(split.a.ok(&["routes"]));
+        if routes.contains(&prefix) { Ok(()) } else { Err(routes) }
+    }));
     let to = overlay(&split.b);
     let limit = Duration::from_secs(3);
     let answers = done(done(split.a.machine().enter(|| ping::burst(to, 5, limit))));
