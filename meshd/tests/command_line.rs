@@ -85,7 +85,9 @@ fn a_socket_that_is_closed_to_the_user_exits_with_77() {
     let holder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(holder.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let binary = holder.path().join("meshd");
-    std::fs::copy(env!("CARGO_BIN_EXE_meshd"), &binary).unwrap();
+    // Not by this process: a child of another test could hold the new file open for writing (ETXTBSY).
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_meshd")).arg(&binary).status().unwrap();
+    assert!(copied.success());
     let socket = holder.path().join("meshd.sock");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o660)).unwrap();

@@ -281,7 +281,9 @@ fn without_rights_or_device_it_exits_with_77_and_says_how_to_get_them() {
     let Some(namespace) = Namespace::new() else { return };
     namespace.init("a");
     let binary = namespace.directory.path().join("meshd");
-    std::fs::copy(env!("CARGO_BIN_EXE_meshd"), &binary).unwrap();
+    // Not by this process: a child of another test could hold the new file open for writing (ETXTBSY).
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_meshd")).arg(&binary).status().unwrap();
+    assert!(copied.success());
     let state = namespace.state("a");
     let owned = Command::new("chown").args(["-R", "54321:54321"]).arg(&state).status().unwrap();
     assert!(owned.success());
@@ -344,6 +346,8 @@ fn damaged_state_keeps_it_from_starting_except_for_the_cache() {
         "gate.key",
         "trust.chain",
         "certificate",
+        "authority.key",
+        "recovery.key",
         "boot.epoch",
         "timestamp.floor",
     ] {

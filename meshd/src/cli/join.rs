@@ -36,8 +36,8 @@ pub(super) struct Args {
     url: String,
     #[command(flatten)]
     place: Place,
-    /// How long to try, for example 30s or 5m
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::parse_span)]
+    /// How long to try, for example 15s or 5m
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = units::parse_span)]
     timeout: u64,
 }
 

@@ -21,8 +21,8 @@ use crate::exit;
 
 /// Most pings that wait for their answers.
 const MAX_PINGS: usize = 256;
-/// Endpoints of this node in an invitation, so that relays have room as well.
-const MAX_OWN_ENDPOINTS: usize = 5;
+/// Most relays whose endpoints go into an invitation.
+const MAX_RELAYS: usize = 3;
 
 impl Service {
     /// Answers a request from the control socket.
@@ -143,7 +143,8 @@ fn unknown(peer: &str) -> Answer {
     refuse(exit::FAILED, format!("no member has the name, address, or id {peer}: `meshd peers` lists them"))
 }
 
-/// Where a newcomer can ask for this node: its own endpoints as others see it, then relays that pass questions on.
+/// Where a newcomer can ask for this node: at its own endpoints, and at relays that pass questions on. In turn one of
+/// each, the best first, so that a few from the top serve newcomers wherever they are.
 fn reachability(node: &Node) -> Vec<String> {
     let candidates = |member| {
         let record = node.lsdb().get(member).map(|entry| entry.record());
@@ -157,11 +158,35 @@ fn reachability(node: &Node) -> Vec<String> {
         });
         candidates.into_iter().map(|candidate| candidate.endpoint).collect::<Vec<SocketAddr>>()
     };
-    let own = candidates(node.member());
-    let relays = node
-        .lsdb()
-        .iter()
-        .filter(|(member, entry)| *member != node.member() && entry.record().relays)
-        .filter_map(|(member, _)| candidates(member).first().copied());
-    own.iter().take(MAX_OWN_ENDPOINTS).copied().chain(relays).map(|endpoint| endpoint.to_string()).collect()
+    let relays = node.lsdb().iter().filter(|(_, entry)| entry.record().relays).map(|(member, _)| member);
+    let others = relays.filter(|member| *member != node.member()).take(MAX_RELAYS);
+    let lists: Vec<Vec<SocketAddr>> = std::iter::once(node.member()).chain(others).map(candidates).collect();
+    in_turn(&lists).into_iter().map(|endpoint| endpoint.to_string()).collect()
+}
+
+/// The first of each list, the second of each, and so on, without what has been before.
+fn in_turn(lists: &[Vec<SocketAddr>]) -> Vec<SocketAddr> {
+    let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
+    let mut merged = Vec::new();
+    for round in 0..longest {
+        for endpoint in lists.iter().filter_map(|list| list.get(round)) {
+            if !merged.contains(endpoint) {
+                merged.push(*endpoint);
+            }
+        }
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_taken_in_turn() {
+        let endpoint = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        let (a, b, c) = (endpoint("10.0.0.1:1"), endpoint("10.0.0.2:1"), endpoint("10.0.0.3:1"));
+        assert_eq!(in_turn(&[vec![a, b], vec![c, a], vec![]]), [a, c, b]);
+        assert_eq!(in_turn(&[]), []);
+    }
 }

@@ -89,6 +89,7 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
     let state = StateDir::open(&options.state)?;
     let lock = state.lock()?;
     harden();
+    state.check()?;
     let home = Home::load(state.clone())?;
     // Left by an `init` that was killed at its last step.
     state.remove(Kind::Founding)?;

@@ -19,8 +19,6 @@ use tracing::debug;
 
 use super::{Implausible, InviterProof, JoinerProof, Refusal, Welcome};
 
-/// How long to try altogether unless told otherwise.
-pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(30);
 /// Time to the first repetition; grows by half each time, up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(400);
 /// Longest time between repetitions.

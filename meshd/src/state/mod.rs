@@ -304,6 +304,18 @@ impl StateDir {
         }
     }
 
+    /// Reads every file that is there but the cache, so that damage shows at the start and not on the day that the file
+    /// is needed.
+    ///
+    /// # Errors
+    /// As [`StateDir::read`], of the first file that is not sound.
+    pub fn check(&self) -> Result<(), Error> {
+        Kind::ALL
+            .into_iter()
+            .filter(|kind| *kind != Kind::Records)
+            .try_for_each(|kind| self.read(kind).map(drop))
+    }
+
     /// Replaces a file.
     ///
     /// # Errors
