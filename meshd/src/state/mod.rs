@@ -13,7 +13,7 @@ pub mod invitations;
 mod lock;
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -236,7 +236,7 @@ impl StateDir {
         Ok(StateDir { path: path.to_owned() })
     }
 
-    /// Opens the directory, making it and its parents if need be, and proves that it can be written.
+    /// Opens the directory, making it and its parents if need be. An empty one is closed to others.
     ///
     /// # Errors
     /// As [`StateDir::open`], and what the system says.
@@ -245,9 +245,11 @@ impl StateDir {
             std::fs::create_dir_all(parent).map_err(|source| Error::io("make", parent, source))?;
         }
         match std::fs::DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("make", path, error)),
-            _ => StateDir::open(path),
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => close_if_empty(path)?,
+            Err(error) => return Err(Error::io("make", path, error)),
         }
+        StateDir::open(path)
     }
 
     /// Where the directory is.
@@ -399,6 +401,17 @@ fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// A directory of ours that somebody has made for us may have the usual mode; nothing is in it that others have seen.
+fn close_if_empty(path: &Path) -> Result<(), Error> {
+    let failed = |source| Error::io("close", path, source);
+    let meta = std::fs::metadata(path).map_err(failed)?;
+    let is_ours = meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw();
+    if !is_ours || meta.mode() & 0o027 == 0 || std::fs::read_dir(path).map_err(failed)?.next().is_some() {
+        return Ok(());
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(failed)
+}
+
 fn check_access(path: &Path, meta: &std::fs::Metadata, forbidden: u32, wanted: u32) -> Result<(), Error> {
     let user = nix::unistd::geteuid().as_raw();
     if meta.uid() != user {
@@ -414,7 +427,6 @@ fn check_access(path: &Path, meta: &std::fs::Metadata, forbidden: u32, wanted: u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     fn fresh() -> (tempfile::TempDir, StateDir) {
         let holder = tempfile::tempdir().unwrap();
@@ -460,6 +472,17 @@ mod tests {
         assert!(matches!(StateDir::open(state.path()), Err(Error::Open { mode: 0o755, .. })));
         std::fs::set_permissions(state.path(), PermissionsExt::from_mode(0o710)).unwrap();
         StateDir::open(state.path()).unwrap();
+    }
+
+    #[test]
+    fn an_empty_directory_is_closed_and_one_with_content_is_refused() {
+        let holder = tempfile::tempdir().unwrap();
+        let open = |path: &Path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+        open(holder.path());
+        StateDir::create(holder.path()).unwrap();
+        std::fs::write(holder.path().join("x"), "").unwrap();
+        open(holder.path());
+        assert!(matches!(StateDir::create(holder.path()), Err(Error::Open { .. })));
     }
 
     #[test]
