@@ -104,7 +104,8 @@ fn code_of_state(error: &state::Error) -> Option<u8> {
 }
 
 fn code_of_io(error: &std::io::Error) -> Option<u8> {
-    (error.kind() == std::io::ErrorKind::PermissionDenied).then_some(NOT_PERMITTED)
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem).then_some(NOT_PERMITTED)
 }
 
 #[cfg(test)]
