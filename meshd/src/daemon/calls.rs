@@ -41,7 +41,10 @@ impl Service {
                 return self.ping(now, &peer, Duration::from_millis(timeout_ms.into()), call.reply);
             }
             Request::Reachability => Answer::Reachability { endpoints: reachability(node) },
-            Request::Reload => Answer::Done { notes: self.reload().await },
+            Request::Reload => match self.reload().await {
+                Ok(notes) => Answer::Done { notes },
+                Err(error) => refuse(exit::USAGE, error.to_string()),
+            },
         };
         // A caller that has gone away needs no answer.
         let _ = call.reply.send(answer);

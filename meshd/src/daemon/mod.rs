@@ -11,7 +11,7 @@
 //! | `calls` | answers requests from the control socket |
 //! | `show` | the node's state as the control socket shows it |
 //! | `network` | the device's addresses and routes, the machine's own addresses |
-//! | `store` | writes the cache and the timestamp floor |
+//! | `store` | writes the cache and the timestamp floor, on a thread of its own |
 //! | [`dns`] | keeps the configured endpoints' addresses up to date |
 //! | [`lanes`] | the data plane's threads |
 //! | [`notify`] | tells systemd |
@@ -32,7 +32,7 @@ use std::time::Duration;
 
 pub use start::{Error, Permission};
 
-/// Threads for what blocks: name look-ups and writing the cache.
+/// Threads for what blocks: name look-ups.
 const MAX_BLOCKING_THREADS: usize = 2;
 /// How long the end of the daemon may wait for those.
 const LINGER: Duration = Duration::from_millis(200);

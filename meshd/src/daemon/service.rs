@@ -26,7 +26,7 @@ use super::network::Network;
 use super::store::Store;
 use super::{Options, notify};
 use crate::api::server::{Call, Unlink};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::join::server::{Mesh, Server as JoinServer};
 use crate::log;
 use crate::state::files::parse_objects;
@@ -139,9 +139,8 @@ impl Service {
                 Wake::Endpoints => self.apply_settings().await,
                 Wake::Reload => {
                     notify::reloading();
-                    for note in self.reload().await {
-                        info!("{note}");
-                    }
+                    // What it has to say is in the log.
+                    let _ = self.reload().await;
                     notify::ready("reloaded");
                 }
                 Wake::End(why) => {
@@ -178,7 +177,7 @@ impl Service {
         self.pings.expire(Instant::now());
         if self.parts.store.due().is_some_and(|due| due <= Instant::now()) {
             let cache = self.parts.node.export_cache();
-            self.parts.store.save(cache).await;
+            self.parts.store.save(cache);
         }
     }
 
@@ -240,16 +239,11 @@ impl Service {
         parts.node.handle_settings(clock::now(), settings);
     }
 
-    /// Reads the configuration again. A wrong one changes nothing. Returns what an operator should know.
-    pub(super) async fn reload(&mut self) -> Vec<String> {
+    /// Reads the configuration again, and returns what an operator should know. A wrong one changes nothing.
+    pub(super) async fn reload(&mut self) -> Result<Vec<String>, config::Error> {
         let parts = &mut self.parts;
-        let mut new = match Config::load_or_default(&parts.options.config) {
-            Ok(new) => new,
-            Err(error) => {
-                warn!("the configuration is wrong, the old one stays in force: {error}");
-                return vec![format!("the configuration is wrong, the old one stays in force:\n{error}")];
-            }
-        };
+        let mut new = Config::load_or_default(&parts.options.config)
+            .inspect_err(|error| warn!("the old configuration stays in force: {error}"))?;
         if let Some(interface) = &parts.options.interface {
             new.interface.clone_from(interface);
         }
@@ -269,7 +263,9 @@ impl Service {
         self.apply_settings().await;
         info!("configuration reloaded");
         let note = |key| format!("the new value of `{key}` takes effect when meshd is restarted");
-        later.into_iter().map(note).collect()
+        let notes: Vec<String> = later.into_iter().map(note).collect();
+        notes.iter().for_each(|note| warn!("{note}"));
+        Ok(notes)
     }
 
     fn watch_again(&mut self) {
@@ -288,7 +284,7 @@ impl Service {
             self.parts.node.shut_down(now);
             self.drain(now);
             let cache = self.parts.node.export_cache();
-            self.parts.store.save(cache).await;
+            self.parts.store.save(cache);
             self.parts.store.finish().await;
             self.parts.network.tear_down().await;
         };

@@ -132,6 +132,8 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
         StdRng::from_rng(&mut rng),
     )?;
 
+    let store =
+        Store::start(state.clone(), &cache).context("cannot start the thread that writes the state")?;
     let socket_path = state.socket();
     let listener = server::bind(&socket_path)
         .map_err(|source| Error::ControlSocket { path: socket_path.clone(), source })?;
@@ -163,7 +165,7 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
         reports,
         calls,
         join,
-        store: Store::new(state, &cache),
+        store,
         rng,
         _unlink: server::Unlink(socket_path),
         _lock: lock,

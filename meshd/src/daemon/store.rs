@@ -1,11 +1,14 @@
-//! Writing what the node wants to find again: its cache beside the loop, the timestamp floor at once.
+//! Writing what the node wants to find again, on a thread of its own: a disk that hangs must not hold up the loop.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use blake2::{Blake2s256, Digest};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tracing::{debug, error};
+use tracing::{error, info};
 
 use crate::state::{self, Kind, StateDir};
 
@@ -16,18 +19,41 @@ const PAUSE: Duration = Duration::from_secs(10);
 
 /// Writes to the state directory while the daemon runs.
 pub(super) struct Store {
-    state: StateDir,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
     saved: [u8; 32],
     due: Option<Instant>,
     last: Option<Instant>,
-    writing: Option<JoinHandle<Result<(), state::Error>>>,
-    failing: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    wanted: Mutex<Wanted>,
+    changed: Condvar,
+    failing: AtomicBool,
+}
+
+/// What is to be written. A newer one takes the place of an older one, so nothing piles up.
+#[derive(Default)]
+struct Wanted {
+    cache: Option<Vec<u8>>,
+    floor_us: Option<u64>,
+    waiting: Vec<oneshot::Sender<()>>,
+    end: bool,
 }
 
 impl Store {
     /// For `state`, whose cache holds `cache` now.
-    pub(super) fn new(state: StateDir, cache: &[u8]) -> Store {
-        Store { state, saved: digest(cache), due: None, last: None, writing: None, failing: false }
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub(super) fn start(state: StateDir, cache: &[u8]) -> std::io::Result<Store> {
+        let shared = Arc::new(Shared::default());
+        let writer = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("mesh-store".into())
+            .spawn(move || write_until_end(&state, &writer))?;
+        Ok(Store { shared, thread: Some(thread), saved: digest(cache), due: None, last: None })
     }
 
     /// The cache has changed.
@@ -42,48 +68,86 @@ impl Store {
         self.due
     }
 
-    /// Writes the cache beside the loop, if it differs from what is there.
-    pub(super) async fn save(&mut self, cache: Vec<u8>) {
+    /// Has the cache written, if it differs from what was written last or that failed.
+    pub(super) fn save(&mut self, cache: Vec<u8>) {
         self.due = None;
         let digest = digest(&cache);
-        if digest == self.saved {
+        if digest == self.saved && !self.is_failing() {
             return;
         }
-        self.finish().await;
-        self.last = Some(Instant::now());
-        self.saved = digest;
-        let state = self.state.clone();
-        self.writing = Some(tokio::task::spawn_blocking(move || state.write(Kind::Records, &cache)));
+        (self.saved, self.last) = (digest, Some(Instant::now()));
+        self.want(|wanted| wanted.cache = Some(cache));
     }
 
-    /// Waits for the write under way, if there is one.
-    pub(super) async fn finish(&mut self) {
-        let Some(writing) = self.writing.take() else { return };
-        let Ok(result) = writing.await else { return };
-        if let Err(error) = &result {
-            // To be tried again at the next change.
-            self.saved = [0; 32];
-            if !self.failing {
-                error!(%error, "cannot save the cache of records");
-            }
-        } else if self.failing {
-            debug!("the cache of records is saved again");
-        }
-        self.failing = result.is_err();
+    /// Notes that handshake timestamps up to `floor_us` may be used.
+    pub(super) fn reserve(&self, floor_us: u64) {
+        self.want(|wanted| wanted.floor_us = Some(floor_us));
     }
 
-    /// Notes that handshake timestamps up to `floor_us` may be used. It is on the disk when this returns.
-    pub(super) fn reserve(&mut self, floor_us: u64) {
-        if let Err(error) = self.state.write_number(Kind::Floor, floor_us) {
-            // The clock is mostly right, and peers challenge a timestamp that is too old.
-            error!(%error, "cannot save the handshake timestamps");
-            self.failing = true;
-        }
+    /// Waits until all that was wanted so far is on the disk, or has failed.
+    pub(super) async fn finish(&self) {
+        let (done, waiting) = oneshot::channel();
+        self.want(|wanted| wanted.waiting.push(done));
+        // The thread ends only with us.
+        let _ = waiting.await;
     }
 
     /// Whether the last write failed: something for the status.
     pub(super) fn is_failing(&self) -> bool {
-        self.failing
+        self.shared.failing.load(Ordering::Relaxed)
+    }
+
+    fn want(&self, change: impl FnOnce(&mut Wanted)) {
+        change(&mut self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner));
+        self.shared.changed.notify_one();
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.want(|wanted| wanted.end = true);
+        // A thread that waits for the disk would hold up the end of the daemon; its write is atomic anyway.
+        if let Some(thread) = self.thread.take().filter(JoinHandle::is_finished) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn write_until_end(state: &StateDir, shared: &Shared) {
+    loop {
+        let guard = shared.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = |wanted: &mut Wanted| {
+            wanted.cache.is_none() && wanted.floor_us.is_none() && wanted.waiting.is_empty() && !wanted.end
+        };
+        let mut guard = shared.changed.wait_while(guard, idle).unwrap_or_else(PoisonError::into_inner);
+        let wanted = std::mem::take(&mut *guard);
+        drop(guard);
+        // The floor first: it is short, and the cache comes back from the other members.
+        let floor = wanted.floor_us.map(|floor_us| state.write_number(Kind::Floor, floor_us));
+        let cache = wanted.cache.map(|cache| state.write(Kind::Records, &cache));
+        if floor.is_some() || cache.is_some() {
+            note(shared, floor.unwrap_or(Ok(())).and(cache.unwrap_or(Ok(()))));
+        }
+        for waiting in wanted.waiting {
+            // Who does not wait any more does not mind.
+            let _ = waiting.send(());
+        }
+        if wanted.end {
+            return;
+        }
+    }
+}
+
+/// Logs when writing begins to fail and when it works again, not each time.
+fn note(shared: &Shared, result: Result<(), state::Error>) {
+    let was_failing = shared.failing.swap(result.is_err(), Ordering::Relaxed);
+    match result {
+        Err(error) if !was_failing => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            error!("cannot save state: {error}: {cause}");
+        }
+        Ok(()) if was_failing => info!("state is saved again"),
+        _ => {}
     }
 }
 
@@ -95,37 +159,43 @@ fn digest(cache: &[u8]) -> [u8; 32] {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn the_cache_is_written_once_for_many_changes_and_only_if_it_differs() {
+    fn fresh() -> (tempfile::TempDir, StateDir, Store) {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDir::create(&directory.path().join("s")).unwrap();
-        let mut store = Store::new(state.clone(), b"");
+        let store = Store::start(state.clone(), b"").unwrap();
+        (directory, state, store)
+    }
+
+    #[tokio::test]
+    async fn the_cache_is_written_once_for_many_changes_and_only_if_it_differs() {
+        let (_directory, state, mut store) = fresh();
         let start = Instant::now();
         store.cache_changed();
         store.cache_changed();
         assert!(store.due().is_some_and(|due| due >= start + SETTLE && due < start + PAUSE));
-        store.save(b"".to_vec()).await;
+        store.save(b"".to_vec());
         assert_eq!(store.due(), None);
+        store.finish().await;
         assert!(!state.has(Kind::Records));
-        store.save(b"one".to_vec()).await;
+        store.save(b"one".to_vec());
+        store.reserve(7);
         store.finish().await;
         assert_eq!(state.read(Kind::Records).unwrap().unwrap().as_slice(), b"one");
+        assert_eq!(state.number(Kind::Floor).unwrap(), Some(7));
         store.cache_changed();
         assert!(store.due().is_some_and(|due| due >= start + PAUSE));
     }
 
     #[tokio::test]
     async fn a_write_that_fails_is_told_and_tried_again() {
-        let directory = tempfile::tempdir().unwrap();
-        let state = StateDir::create(&directory.path().join("s")).unwrap();
-        let mut store = Store::new(state.clone(), b"");
+        let (_directory, state, mut store) = fresh();
         // A directory in the file's place: root may write everywhere else.
         std::fs::create_dir_all(state.file(Kind::Records).join("x")).unwrap();
-        store.save(b"one".to_vec()).await;
+        store.save(b"one".to_vec());
         store.finish().await;
         assert!(store.is_failing());
         std::fs::remove_dir_all(state.file(Kind::Records)).unwrap();
-        store.save(b"one".to_vec()).await;
+        store.save(b"one".to_vec());
         store.finish().await;
         assert!(!store.is_failing());
         assert!(state.has(Kind::Records));

@@ -178,13 +178,31 @@ impl Server {
                 info!(%name, member = %welcome.certificate.body().member, invitation = %id, "joined");
                 Outcome { answer: exchange.responder.welcome(0), joined: Some(joined) }
             }
-            Err(refusal) => {
+            Err(NotAdmitted::Busy) => {
+                debug!(invitation = %id, "the register of invitations is in use; the joiner will ask again");
+                Outcome::default()
+            }
+            Err(NotAdmitted::Refused(refusal)) => {
                 info!(invitation = %id, reason = %refusal, "join refused");
                 // A disk may have room again a second later; the rest stays as it is.
                 exchange.refused = (refusal != Refusal::Broken).then_some(refusal);
                 Outcome { answer: exchange.responder.refuse(refusal as u8), joined: None }
             }
         }
+    }
+}
+
+/// Why a joiner does not get in now.
+enum NotAdmitted {
+    /// It is to hear why.
+    Refused(Refusal),
+    /// Another process has the register: no answer, and the joiner asks again.
+    Busy,
+}
+
+impl From<Refusal> for NotAdmitted {
+    fn from(refusal: Refusal) -> NotAdmitted {
+        NotAdmitted::Refused(refusal)
     }
 }
 
@@ -197,14 +215,14 @@ fn admit(
     id: InvitationId,
     says: &JoinerSays,
     rng: &mut StdRng,
-) -> Result<(Welcome, Signed<KeyEpoch>), Refusal> {
+) -> Result<(Welcome, Signed<KeyEpoch>), NotAdmitted> {
     let proof = JoinerProof::parse(&says.payload, home.chain.mesh(), &says.binding, &says.static_key)
         .map_err(|_| Refusal::Malformed)?;
     let broken = |error: crate::state::Error| {
         error!(%error, "cannot use the register of invitations");
         Refusal::Broken
     };
-    let locked = register.lock().map_err(broken)?;
+    let locked = register.try_lock().map_err(broken)?.ok_or(NotAdmitted::Busy)?;
     let promised = locked.register().get(id.0).map_err(broken)?.ok_or(Refusal::Expired)?;
     if promised.redeemed.is_none() {
         check_promise(now, mesh.membership(), &promised, &proof.identity)?;

@@ -339,6 +339,23 @@ async fn a_register_that_cannot_be_written_refuses_for_now_only() {
     assert_eq!(joined, 1);
 }
 
+#[tokio::test]
+async fn a_register_that_another_process_holds_delays_a_join_but_not_the_daemon() {
+    let inviter = Inviter::new();
+    let (socket, address) = socket().await;
+    let url = inviter.url(&[address]);
+    let mut newcomer = Newcomer::new(9, url.mesh);
+    let held = inviter.register.lock().unwrap();
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drop(held);
+    };
+    let both = async { tokio::join!(newcomer.join(&url, PATIENCE), later).0 };
+    let (result, joined) = while_serving(&inviter, &socket, 0.0, both).await;
+    assert!(result.is_ok());
+    assert_eq!(joined, 1);
+}
+
 #[test]
 fn what_is_no_join_for_this_node_gets_no_answer() {
     let inviter = Inviter::new();

@@ -112,6 +112,16 @@ impl Register {
         Ok(Locked { _lock: Lock::wait(&self.directory.join("lock"))?, register: self })
     }
 
+    /// Keeps other processes from changing the register, unless one does so now. For the daemon, which must not wait
+    /// for a `meshd invite` that somebody has stopped.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn try_lock(&self) -> Result<Option<Locked<'_>>, Error> {
+        let lock = Lock::if_free(&self.directory.join("lock"))?;
+        Ok(lock.map(|lock| Locked { _lock: lock, register: self }))
+    }
+
     /// One invitation.
     ///
     /// # Errors

@@ -45,6 +45,19 @@ impl Lock {
         file.lock().map_err(|source| Error::io("lock", path, source))?;
         Ok(Lock { _file: file })
     }
+
+    /// Takes the lock file at `path` if nobody else has it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn if_free(path: &Path) -> Result<Option<Lock>, Error> {
+        let file = open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(Error::io("lock", path, source)),
+        }
+    }
 }
 
 fn open(path: &Path) -> Result<File, Error> {
