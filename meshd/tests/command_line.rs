@@ -1,6 +1,6 @@
 //! The command line as its users meet it: exit codes and messages.
 
-#![allow(clippy::unwrap_used, reason = "the helpers of a test are as free to panic as its body")]
+#![allow(clippy::unwrap_used, reason = "what a test calls is as free to panic as its body")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;

@@ -2,7 +2,7 @@
 //!
 //! Each test has a network namespace of its own. Without the right to make one the tests skip themselves.
 
-#![allow(clippy::unwrap_used, reason = "the helpers of a test are as free to panic as its body")]
+#![allow(clippy::unwrap_used, reason = "what a test calls is as free to panic as its body")]
 
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
