@@ -123,7 +123,8 @@ fn none_of_the_first_packets_between_strangers_is_lost() {
     let prefix = format!("{}/32", overlay(&split.b));
     done(netlab::wait::until("a route to b", net::SETTLE, || {
         let routes = done(split.a.ok(&["routes"]));
-        if routes.contains(&prefix) { Ok(()) } else { Err(routes) }
+        let leads_there = |line: &str| line.contains(&prefix) && line.ends_with("used");
+        if routes.lines().any(leads_there) { Ok(()) } else { Err(routes) }
     }));
     let to = overlay(&split.b);
     let limit = Duration::from_secs(3);

@@ -102,6 +102,7 @@ impl Node {
         while let Some(event) = self.peers.get_mut(&member).and_then(|peer| peer.session.poll_event()) {
             match event {
                 SessionEvent::NeedInit => self.send_init(now, member),
+                SessionEvent::RepeatInit => self.spread_init(now, member),
                 SessionEvent::KeysChanged | SessionEvent::Expired(_) => self.dirty.snapshot = true,
                 SessionEvent::GaveUp => self.give_up(now, member),
             }
@@ -130,6 +131,11 @@ impl Node {
         if peer.unanswered == 2 {
             self.routing.timer.changed(now.mono);
         }
+        self.spread_init(now, member);
+    }
+
+    /// Sends the init that is under way over every path worth trying.
+    fn spread_init(&mut self, now: Now, member: MemberId) {
         self.refresh_paths(now, member);
         let Some(peer) = self.peers.get(&member) else { return };
         for path in peer.paths.handshake_paths(now.mono, MAX_INIT_PATHS) {

@@ -18,6 +18,10 @@ pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 const BACKOFF: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(5)];
 
+/// When the first attempt's init goes out again as it is. It may have come before the peer, or a relay on the way, was
+/// ready for it, and the responder answers a repetition from its memory.
+const REPEAT_AFTER: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(600)];
+
 /// One series of attempts at a handshake.
 #[derive(Default)]
 pub(super) struct Attempts {
@@ -28,6 +32,29 @@ struct Series {
     started: Mono,
     made: usize,
     due: Mono,
+    repeats: Repeats,
+}
+
+/// The repetitions of an attempt's init that are still to come.
+#[derive(Clone, Copy, Default)]
+struct Repeats {
+    from: Mono,
+    left: &'static [Duration],
+}
+
+impl Repeats {
+    fn due(&self) -> Option<Mono> {
+        self.left.first().map(|after| self.from + *after)
+    }
+
+    /// Leaves behind what is due; whether there was any.
+    fn pass(&mut self, now: Mono) -> bool {
+        let before = self.left.len();
+        while self.due().is_some_and(|at| at <= now) {
+            self.left = &self.left[1..];
+        }
+        self.left.len() < before
+    }
 }
 
 /// What is to be done when time has passed.
@@ -35,13 +62,14 @@ struct Series {
 pub(super) enum Due {
     Nothing,
     Attempt,
+    Repeat,
     GiveUp,
 }
 
 impl Attempts {
     /// Begins a series with a first attempt at `at`, unless one is under way or is to begin earlier.
     pub(super) fn start(&mut self, at: Mono) {
-        let new = Series { started: at, made: 0, due: at };
+        let new = Series { started: at, made: 0, due: at, repeats: Repeats::default() };
         let series = self.series.get_or_insert(Series { ..new });
         if series.made == 0 && at < series.due {
             *series = new;
@@ -70,19 +98,22 @@ impl Attempts {
     }
 
     pub(super) fn next_due(&self) -> Option<Mono> {
-        self.series.as_ref().map(|series| series.due)
+        let series = self.series.as_ref()?;
+        Some(series.repeats.due().map_or(series.due, |repeat| repeat.min(series.due)))
     }
 
-    /// Advances the series: each attempt is told once, whether or not anything can be sent.
+    /// Advances the series: each attempt and each repetition is told once, whether or not anything can be sent.
     pub(super) fn advance(&mut self, now: Mono, jitter: Duration) -> Due {
-        let Some(series) = self.series.as_mut().filter(|series| series.due <= now) else {
-            return Due::Nothing;
-        };
+        let Some(series) = self.series.as_mut() else { return Due::Nothing };
+        if series.due > now {
+            return if series.repeats.pass(now) { Due::Repeat } else { Due::Nothing };
+        }
         if now.since(series.started) >= GIVE_UP_AFTER {
             self.series = None;
             return Due::GiveUp;
         }
         series.due = now + BACKOFF[series.made.min(BACKOFF.len() - 1)] + jitter;
+        series.repeats = Repeats { from: now, left: if series.made == 0 { &REPEAT_AFTER } else { &[] } };
         series.made += 1;
         Due::Attempt
     }
@@ -136,20 +167,22 @@ mod tests {
     }
 
     #[test]
-    fn attempts_back_off_and_end() {
+    fn attempts_back_off_and_end_and_only_the_first_is_repeated() {
         let mut attempts = Attempts::default();
         assert_eq!(attempts.advance(s(10), Duration::ZERO), Due::Nothing);
         attempts.start(s(10));
         attempts.start(s(99));
-        let mut at = Vec::new();
+        let (mut at, mut repeated) = (Vec::new(), Vec::new());
         while let Some(due) = attempts.next_due() {
             match attempts.advance(due, Duration::ZERO) {
                 Due::Attempt => at.push(due.since(s(10)).as_secs()),
+                Due::Repeat => repeated.push(due.since(s(10)).as_millis()),
                 Due::GiveUp => assert!(due.since(s(10)) >= GIVE_UP_AFTER),
                 Due::Nothing => panic!("it was due"),
             }
         }
         assert_eq!(at[..6], [0, 1, 3, 7, 12, 17]);
+        assert_eq!(repeated, [200, 600]);
         assert_eq!((at.len(), at.last().copied()), (20, Some(87)));
     }
 
@@ -162,7 +195,8 @@ mod tests {
         attempts.start(s(5));
         assert_eq!(attempts.advance(s(5), Duration::ZERO), Due::Attempt);
         attempts.start(s(5));
-        assert_eq!(attempts.next_due(), Some(s(6)));
+        assert_eq!(attempts.next_due(), Some(s(5) + REPEAT_AFTER[0]));
+        assert_eq!(attempts.advance(s(6), Duration::ZERO), Due::Attempt);
     }
 
     #[test]
@@ -171,6 +205,8 @@ mod tests {
         attempts.start(s(0));
         assert_eq!(attempts.advance(s(0), RETRY_JITTER), Due::Attempt);
         assert_eq!(attempts.advance(s(0), RETRY_JITTER), Due::Nothing);
+        assert_eq!(attempts.advance(s(0) + REPEAT_AFTER[1], RETRY_JITTER), Due::Repeat);
+        assert_eq!(attempts.advance(s(0) + REPEAT_AFTER[1], RETRY_JITTER), Due::Nothing);
         assert_eq!(attempts.next_due(), Some(s(1) + RETRY_JITTER));
     }
 

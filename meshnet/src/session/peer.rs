@@ -22,6 +22,8 @@ const RESPONDER_REKEY_DELAY: Duration = Duration::from_secs(10);
 pub enum SessionEvent {
     /// An init is due: call [`Session::initiate`], and send [`Session::pending_init`] by every path worth trying.
     NeedInit,
+    /// [`Session::pending_init`] is due once more, as it is.
+    RepeatInit,
     /// [`Session::keypairs`] or [`Session::sending`] give something else than before.
     KeysChanged,
     /// The keypair of this local index is erased.
@@ -176,6 +178,8 @@ impl Session {
         match self.attempts.advance(now, jitter) {
             Due::Nothing => {}
             Due::Attempt => self.events.push_back(SessionEvent::NeedInit),
+            Due::Repeat if self.pending.is_some() => self.events.push_back(SessionEvent::RepeatInit),
+            Due::Repeat => {}
             Due::GiveUp => {
                 self.abandon_pending(handshaker);
                 handshaker.stats.gave_up += 1;

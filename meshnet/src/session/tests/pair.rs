@@ -261,6 +261,10 @@ impl Pair {
                     let init = node.session.pending_init(now, Some(peer)).unwrap();
                     self.send(at, init);
                 }
+                SessionEvent::RepeatInit => {
+                    let init = node.session.pending_init(now, Some(peer)).unwrap();
+                    self.send(at, init);
+                }
                 SessionEvent::KeysChanged => {}
                 SessionEvent::Expired(index) => {
                     node.windows.remove(&index);

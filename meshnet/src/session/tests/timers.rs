@@ -220,10 +220,13 @@ fn inits_of_one_series_differ_and_their_timestamps_grow() {
     pair.nodes[A].clock_ahead_ms = -1_700_000_000_000;
     pair.want(A);
     pair.run_ms(30_000);
-    let inits: BTreeSet<_> = pair.sent(A, Kind::Init).into_iter().collect();
+    let mut inits = pair.sent(A, Kind::Init);
+    // The first goes out three times as it is.
+    inits.dedup();
     assert!(inits.len() >= 6);
+    assert_eq!(inits.iter().collect::<BTreeSet<_>>().len(), inits.len());
     let mut last = 0;
-    for init in pair.sent(A, Kind::Init) {
+    for init in inits {
         let origin = Origin::Relayed(pair.nodes[A].handshaker.member);
         let now = pair.now;
         let InitOutcome::Opened(opened) = pair.nodes[B].handshaker.open_init(now, origin, &init) else {
