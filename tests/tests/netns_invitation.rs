@@ -106,7 +106,7 @@ fn an_invitation_of_another_mesh_is_refused_and_tells_nothing() {
     let candidate = founder.candidate(2);
     let start = Instant::now();
     let words = ["no answer", "not answer", "another mesh", "did not answer", "nobody answer", "reach"];
-    refused(&candidate, done(candidate.run(&["join", &url])), &words);
+    refused(&candidate, done(candidate.run(&["join", &url, "--timeout", "5s"])), &words);
     figure("time to give up joining", format!("{:?}", start.elapsed()));
 }
 
