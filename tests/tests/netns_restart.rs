@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 fn a_node_restarts_from_its_cache_without_any_help() {
     let mut lan = Lan::new(2);
     let target = overlay(&lan.nodes[1]);
+    // An orderly end writes the cache at once; a running daemon does so within some seconds.
+    done(lan.nodes[0].terminate(SETTLE));
+    done(lan.nodes[0].up());
+    done(lan.nodes[0].wait_for_ping(target, SETTLE));
     // Nobody but the other node is left to talk to.
     done(lan.uplink.set_carrier(false));
     lan.nodes[0].kill();
@@ -17,6 +21,23 @@ fn a_node_restarts_from_its_cache_without_any_help() {
     let took = started_at.elapsed();
     figure("restart after kill -9 to the first echo, without a core", format!("{took:?}"));
     assert!(took <= Duration::from_secs(2), "{took:?}");
+}
+
+#[test]
+fn a_node_that_lost_its_cache_is_told_of_the_others_by_themselves() {
+    let mut lan = Lan::new(2);
+    let forgetful = overlay(&lan.nodes[0]);
+    done(lan.uplink.set_carrier(false));
+    lan.nodes[0].kill();
+    let cache = lan.nodes[0].state().join("records.cache");
+    if cache.exists() {
+        done(std::fs::remove_file(cache));
+    }
+    let started_at = Instant::now();
+    done(lan.nodes[0].start(&[]));
+    // The other one has traffic for it, and nobody else could introduce the two.
+    done(lan.nodes[1].wait_for_ping(forgetful, SETTLE));
+    figure("restart after kill -9 without a cache to the first echo", format!("{:?}", started_at.elapsed()));
 }
 
 #[test]

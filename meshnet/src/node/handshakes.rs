@@ -117,7 +117,8 @@ impl Node {
             return;
         }
         let mut attachments = Vec::new();
-        if !peer.knows_us {
+        // Whoever does not answer may have been started anew, from a cache without us.
+        if !peer.knows_us || peer.unanswered > 0 {
             attachments.push(Attachment::Certificate(&self.me.certificate));
             attachments.push(Attachment::KeyEpoch(&self.me.key_epoch));
             attachments.extend(self.me.issuer.as_deref().map(Attachment::IssuerCertificate));
