@@ -32,6 +32,7 @@ unit:
 	$(CARGO) test --workspace --exclude meshnet-tests --exclude meshnet-netlab --no-run
 	.ci/rootly $(CARGO) test --workspace --exclude meshnet-tests --exclude meshnet-netlab
 	$(CARGO) test -p meshnet-netlab --lib
+	cd fuzz && $(CARGO) test --locked
 
 simulator:
 	$(CARGO) test -p meshnet-tests --lib $(SIMULATOR)
@@ -68,13 +69,14 @@ bench: release
 	  .ci/rootly $(CARGO) test -p meshnet-tests --test 'netns_*' tcp_ -- --test-threads=1
 	@sort $(FIGURES)
 
+# The sanitizers need a nightly compiler; where only a stable one is at hand, it is told to behave like one.
 fuzz:
-	@.ci/need cc=gcc
+	@.ci/need cc=gcc c++=g++
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
-	@rustup toolchain list | grep -q nightly || rustup toolchain install nightly --profile minimal
-	@for target in $$(cd fuzz && $(CARGO) +nightly fuzz list); do \
-	  echo "== $$target"; \
-	  (cd fuzz && $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS)) || exit 1; done
+	cd fuzz && $(CARGO) run --quiet --locked --example seed_corpus
+	@cd fuzz && for target in datagram frames signed invitation; do echo "== $$target"; \
+	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --features libfuzzer $$target -- -max_total_time=$(FUZZ_SECONDS) \
+	  || exit 1; done
 
 release:
 	@.ci/need cc=gcc
