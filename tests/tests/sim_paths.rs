@@ -51,7 +51,7 @@ fn a_mesh_forms_and_everybody_reaches_everybody() {
     for seed in seeds(5) {
         let Mesh { mut world, .. } = mesh(seed, [NatKind::PortRestricted, NatKind::Symmetric]);
         world.settle(30 * SECOND);
-        world.check_reach(5);
+        world.check_reach(5, 5);
     }
 }
 
@@ -160,7 +160,7 @@ fn a_node_that_restarts_is_back_from_its_cache_with_every_relay_down() {
         let b = world.add(Spec::new("b", other, "203.0.113.2"));
         world.form(&[relay, a, b]);
         world.settle(30 * SECOND);
-        world.check_reach(5);
+        world.check_reach(5, 5);
         world.crash(relay);
         world.run_for(5 * SECOND);
         world.crash(a);
@@ -225,7 +225,7 @@ fn an_underlay_of_ipv6_alone_will_do() {
         let b = world.add(Spec::new("b", other, "2001:db8:2::2"));
         world.form(&[relay, a, b]);
         world.settle(30 * SECOND);
-        world.check_reach(5);
+        world.check_reach(5, 5);
         let six = world.machine(b).addresses()[1];
         let flow = world.flow_to(a, b, six, EVERY);
         world.run_for(5 * SECOND);
@@ -243,7 +243,7 @@ fn two_sites_without_any_way_between_them_meet_at_a_relay_in_both() {
         let b = world.add(Spec::new("b", right, "10.2.0.2"));
         world.form(&[relay, a, b]);
         world.settle(30 * SECOND);
-        world.check_reach(5);
+        world.check_reach(5, 5);
         assert_eq!(state(&world, a, b), Some(PeerState::Relayed));
     }
 }
@@ -263,7 +263,7 @@ fn packets_pass_a_chain_of_relays() {
         let b = world.add(Spec::new("b", sites[3], "10.4.0.9"));
         world.form(&[relays[0], relays[1], relays[2], a, b]);
         world.settle(60 * SECOND);
-        world.check_reach(5);
+        world.check_reach(5, 5);
     }
 }
 

@@ -28,9 +28,7 @@ impl Checks {
         if let Some(own) = node.lsdb().get(me) {
             let version = own.version();
             let key = (me, version.boot, version.seq);
-            if !self.authored.contains_key(&key) {
-                self.authored.insert(key, own.signed().clone());
-            }
+            self.authored.entry(key).or_insert_with(|| own.signed().clone());
         }
         if node.stats().transmits_dropped > 0 {
             return Err("a node dropped datagrams because it makes too many at once".into());
@@ -86,9 +84,9 @@ impl World {
         took
     }
 
-    /// Sends five packets each way between every two machines that the model connects, and requires that of each five
-    /// at least `least` arrive.
-    pub fn check_reach(&mut self, least: u64) {
+    /// Sends packets each way between every two machines that the model connects, one every 100 ms, and requires that of
+    /// `sent` at least `least` arrive.
+    pub fn check_reach(&mut self, sent: u32, least: u64) {
         let mut flows = Vec::new();
         for component in self.components() {
             for a in &component {
@@ -97,18 +95,17 @@ impl World {
                 }
             }
         }
-        self.run_for(Duration::from_millis(450));
+        self.run_for(Duration::from_millis(100) * sent - Duration::from_millis(50));
         flows.iter().for_each(|(_, _, flow)| self.end_flow(*flow));
         self.run_for(Duration::from_secs(4));
         for (a, b, flow) in flows {
             let report = self.report(flow);
             if report.arrived < least {
-                let name = |id: MachineId| self.machine(id).disk.certificate.body().name.clone();
                 self.fail(&format!(
                     "of {} packets from {} to {} arrived {}",
                     report.sent,
-                    name(a),
-                    name(b),
+                    self.name(a),
+                    self.name(b),
                     report.arrived
                 ));
             }

@@ -4,7 +4,7 @@
 //! if the site has one, and in at the site that owns the destination. On each link on its way it can be late, lost,
 //! doubled, or overtaken. Everything random comes from the seed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -126,6 +126,7 @@ pub struct Underlay {
     sites: Vec<Site>,
     hosts: Vec<Host>,
     blocked: BTreeSet<(HostId, HostId)>,
+    nowhere: BTreeMap<SocketAddr, u64>,
     rng: StdRng,
     stats: NetStats,
 }
@@ -144,6 +145,7 @@ impl Underlay {
             sites: Vec::new(),
             hosts: Vec::new(),
             blocked: BTreeSet::new(),
+            nowhere: BTreeMap::new(),
             rng: StdRng::seed_from_u64(seed),
             stats: NetStats::default(),
         }
@@ -197,6 +199,11 @@ impl Underlay {
         self.blocked.contains(&(a, b))
     }
 
+    /// Datagrams that were sent to an endpoint that is nobody's.
+    pub fn sent_to(&self, nobody: SocketAddr) -> u64 {
+        self.nowhere.get(&nobody).copied().unwrap_or(0)
+    }
+
     /// What was counted.
     pub fn stats(&self) -> NetStats {
         self.stats
@@ -208,6 +215,7 @@ impl Underlay {
         self.stats.sent_bytes += len as u64;
         let Some(course) = self.course(now_us, from, port, to) else {
             self.stats.unroutable += 1;
+            *self.nowhere.entry(to).or_default() += 1;
             return Vec::new();
         };
         let packet_len = len + if to.is_ipv4() { 28 } else { 48 };

@@ -2,30 +2,23 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use memchr::memmem::Finder;
-use meshnet::crypto::{Secret, Suite, TransportSecret};
-use meshnet::dataplane::DEFAULT_MTU;
-use meshnet::membership::{
-    AuthoritySecret, DEFAULT_LIFETIME_S, Founding, IdentitySecret, Request, Signer, found, issue,
-};
-use meshnet::node::{Settings, Socket};
-use meshnet::path::SocketId;
+use meshnet::crypto::Secret;
+use meshnet::membership::{AuthoritySecret, Founding, TrustChain, found};
+use meshnet::node::Settings;
 use meshnet::session::GateKey;
-use proto::certificate::Roles;
-use proto::id::{KeyEpochNumber, Name};
-use proto::key_epoch::KeyEpoch;
-use proto::record::Subnet;
+use proto::datagram::Kind;
+use proto::id::{MemberId, Name};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::checks::Checks;
 use super::flow::{Flow, MARKER, Report, numbers};
-use super::machine::{Disk, Machine, Output, START};
-use super::nat::{Nat, NatKind};
-use super::net::{HostId, Link, Site, SiteId, Underlay, Uplink};
+use super::machine::{Machine, Output, START};
+use super::net::{HostId, SiteId, Underlay};
 
 /// The UDP port of every node.
 pub const PORT: u16 = 4655;
@@ -46,44 +39,6 @@ pub struct MachineId(pub usize);
 /// A flow in the world.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FlowId(pub usize);
-
-/// What a machine is to be.
-#[derive(Clone, Debug)]
-pub struct Spec {
-    name: String,
-    places: Vec<(SiteId, IpAddr)>,
-    relay: bool,
-    subnets: Vec<Subnet>,
-    endpoint: bool,
-}
-
-impl Spec {
-    /// A plain member with one interface.
-    pub fn new(name: &str, site: SiteId, address: &str) -> Spec {
-        let places = vec![(site, address.parse().expect("an address"))];
-        Spec { name: name.into(), places, relay: false, subnets: Vec::new(), endpoint: false }
-    }
-
-    /// With another interface.
-    #[must_use]
-    pub fn and(mut self, site: SiteId, address: &str) -> Spec {
-        self.places.push((site, address.parse().expect("an address")));
-        self
-    }
-
-    /// A relay, with its first address configured as an endpoint.
-    #[must_use]
-    pub fn relay(self) -> Spec {
-        Spec { relay: true, endpoint: true, ..self }
-    }
-
-    /// Announcing a subnet.
-    #[must_use]
-    pub fn subnet(mut self, prefix: &str, weight: u16) -> Spec {
-        self.subnets.push(Subnet { prefix: prefix.parse().expect("a prefix"), weight });
-        self
-    }
-}
 
 enum Happening {
     Datagram { to: HostId, from: SocketAddr, bytes: Vec<u8> },
@@ -106,23 +61,32 @@ pub struct Attacker {
 pub struct World {
     seed: u64,
     now_us: u64,
-    rng: StdRng,
+    pub(super) rng: StdRng,
     /// The underlay; faults are made here.
     pub net: Underlay,
-    authority: AuthoritySecret,
-    trust: meshnet::membership::TrustChain,
-    gate: GateKey,
-    machines: Vec<Machine>,
+    pub(super) authority: AuthoritySecret,
+    pub(super) trust: TrustChain,
+    pub(super) gate: GateKey,
+    pub(super) machines: Vec<Machine>,
     flows: Vec<Flow>,
     pending: BTreeMap<(u64, u64), Happening>,
     sequence: u64,
-    wakes: Vec<(u64, u32)>,
+    pub(super) wakes: Vec<(u64, u32)>,
     /// What is done to datagrams on their way.
     pub attacker: Attacker,
     marker: Finder<'static>,
     pub(super) checks: Checks,
     trace: DefaultHasher,
     lines: VecDeque<String>,
+    print: Print,
+}
+
+/// What is printed while it happens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Print {
+    Nothing,
+    Notes,
+    Datagrams,
 }
 
 impl World {
@@ -154,81 +118,12 @@ impl World {
             checks: Checks::default(),
             trace: DefaultHasher::new(),
             lines: VecDeque::new(),
+            print: match std::env::var("MESHNET_SIM_TRACE").as_deref() {
+                Ok("datagrams") => Print::Datagrams,
+                Ok(_) => Print::Notes,
+                Err(_) => Print::Nothing,
+            },
         }
-    }
-
-    /// Adds a site whose addresses are the internet's.
-    pub fn public_site(&mut self, subnet: &str, wan: Link) -> SiteId {
-        self.site(subnet, Uplink::Public, wan)
-    }
-
-    /// Adds a site behind a translator, whose mappings live for a minute.
-    pub fn nat_site(&mut self, subnet: &str, kind: NatKind, public: &str, wan: Link) -> SiteId {
-        let nat = Nat::new(kind, public.parse().expect("an address"), 60_000_000);
-        self.site(subnet, Uplink::Nat(nat), wan)
-    }
-
-    /// Adds a site that reaches no other.
-    pub fn closed_site(&mut self, subnet: &str) -> SiteId {
-        self.site(subnet, Uplink::None, Link::delay_ms(0))
-    }
-
-    /// Adds a machine with its certificate and keys. Its daemon does not run yet.
-    pub fn add(&mut self, spec: Spec) -> MachineId {
-        let index = self.machines.len();
-        let host = self.net.add_host(spec.places.clone());
-        assert_eq!(host.0, index, "every host is a machine");
-        let identity: [u8; 32] = self.rng.random();
-        let transport = TransportSecret::random(&mut self.rng);
-        let secret = IdentitySecret::from_bytes(&identity);
-        let request = Request {
-            identity: secret.public(),
-            name: Name::new(&spec.name).expect("a name"),
-            addresses: vec![IpAddr::V4(Ipv4Addr::new(10, 99, (index >> 8) as u8, index as u8 + 1))],
-            prefixes: spec.subnets.iter().map(|subnet| subnet.prefix).collect(),
-            roles: if spec.relay { Roles::RELAY } else { Roles::default() },
-            constraints: None,
-            lifetime_s: DEFAULT_LIFETIME_S,
-        };
-        let certificate =
-            issue(START, &self.trust, &Signer::Root(&self.authority), request, None, self.rng.random())
-                .expect("the certificate is acceptable");
-        let epoch = secret
-            .sign_key_epoch(KeyEpoch {
-                mesh: self.trust.mesh(),
-                member: certificate.body().member,
-                number: KeyEpochNumber(1),
-                key: transport.public(),
-                created_s: START.seconds(),
-                capabilities: Suite::local_capabilities(),
-            })
-            .expect("an epoch fits");
-        let disk = Disk {
-            identity,
-            gate: self.gate.clone(),
-            transport,
-            epoch,
-            certificate,
-            trust: self.trust.clone(),
-            boot: 0,
-            timestamp_floor_us: 0,
-            cache: Vec::new(),
-        };
-        let addresses: Vec<IpAddr> = spec.places.iter().map(|(_, address)| *address).collect();
-        let endpoints = if spec.endpoint { vec![SocketAddr::new(addresses[0], PORT)] } else { Vec::new() };
-        let settings = Settings {
-            datacenter: None,
-            subnets: spec.subnets,
-            relay: spec.relay,
-            endpoints,
-            interface_addresses: addresses,
-            sockets: vec![Socket { id: SocketId(0), port: PORT, ipv4: true, ipv6: true, bound: None }],
-            mtu: DEFAULT_MTU,
-        };
-        let mono_start_us = self.rng.random_range(0..1 << 40);
-        self.machines.push(Machine::new(disk, settings, mono_start_us));
-        self.wakes.push((u64::MAX, 0));
-        MachineId(index)
     }
 
     /// Starts a machine's daemon with what it has on disk.
@@ -244,15 +139,6 @@ impl World {
         let inviter = self.machines[inviter.0].node().expect("the inviter runs");
         self.machines[id.0].disk.cache = inviter.export_cache();
         self.start(id);
-    }
-
-    /// Starts the first of the machines, and lets the others join there one after the other.
-    pub fn form(&mut self, machines: &[MachineId]) {
-        self.start(machines[0]);
-        for machine in &machines[1..] {
-            self.run_for(Duration::from_millis(200));
-            self.join(*machine, machines[0]);
-        }
     }
 
     /// Ends a machine's daemon without warning; its disk stays.
@@ -377,6 +263,11 @@ impl World {
         &self.machines[id.0]
     }
 
+    /// A machine's name.
+    pub fn name(&self, id: MachineId) -> String {
+        self.machines[id.0].disk.certificate.body().name.to_string()
+    }
+
     /// A machine, to change its clock.
     pub fn machine_mut(&mut self, id: MachineId) -> &mut Machine {
         &mut self.machines[id.0]
@@ -412,12 +303,6 @@ impl World {
         );
     }
 
-    fn site(&mut self, subnet: &str, uplink: Uplink, wan: Link) -> SiteId {
-        let subnets = vec![subnet.parse().expect("a prefix")];
-        let lan = Link { delay_us: 200, jitter_us: 50, ..Link::delay_ms(0) };
-        self.net.add_site(Site { subnets, uplink, up: true, lan, wan })
-    }
-
     fn happen(&mut self, happening: Happening) {
         let now_us = self.now_us;
         match happening {
@@ -438,6 +323,9 @@ impl World {
                 }
                 let packet = flow.next_packet(now_us, id.0 as u32);
                 let (from, next_us) = (MachineId(flow.from), now_us + flow.every_us);
+                if self.print == Print::Datagrams {
+                    eprintln!("{} sends packet of {id:?}", self.stamp(from));
+                }
                 self.push(next_us, Happening::Packet(id));
                 self.act(from, |machine| machine.send(now_us, &packet));
             }
@@ -481,6 +369,16 @@ impl World {
             self.fail("a packet's content on the underlay");
         }
         let arrivals = self.net.send(self.now_us, HostId(id.0), PORT, to, bytes.len());
+        if self.print == Print::Datagrams {
+            let kind = Kind::of(&bytes);
+            let taken: Vec<String> =
+                arrivals.iter().map(|arrival| self.name(MachineId(arrival.host.0))).collect();
+            eprintln!(
+                "{} sends {} bytes of {kind:?} to {to}, which is {taken:?}",
+                self.stamp(id),
+                bytes.len()
+            );
+        }
         for arrival in arrivals {
             self.attack(arrival.at_us, arrival.host, arrival.from, &bytes);
             let datagram = Happening::Datagram { to: arrival.host, from: arrival.from, bytes: bytes.clone() };
@@ -494,8 +392,11 @@ impl World {
             if share == 0.0 || !self.rng.random_bool(share) {
                 continue;
             }
-            // An altered datagram is most dangerous before the true one.
-            let at_us = if kind == 1 { at_us } else { at_us + self.rng.random_range(0..2_000_000) };
+            // An altered datagram is most dangerous before the true one. But relays do not authenticate bodies: whoever
+            // sees a datagram on its way to a relay and is faster can have an altered one forwarded in its place.
+            let relayed = Kind::of(bytes) == Some(Kind::Relay);
+            let early = kind == 1 && !relayed;
+            let at_us = if early { at_us } else { at_us + self.rng.random_range(0..2_000_000) };
             let (mut from, mut bytes) = (from, bytes.to_vec());
             if kind == 1 && !bytes.is_empty() {
                 let bit = self.rng.random_range(0..bytes.len() * 8);
@@ -508,11 +409,14 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, id: MachineId, from: proto::id::MemberId, bytes: &[u8]) {
+    fn deliver(&mut self, id: MachineId, from: MemberId, bytes: &[u8]) {
         self.record(&[self.now_us, id.0 as u64], bytes);
         let Some((index, number)) = numbers(bytes) else { self.fail("a packet that nobody sent") };
         let Some(flow) = self.flows.get_mut(index as usize) else { self.fail("a packet of no flow") };
         let (sender, receiver) = (flow.from, flow.to);
+        if self.print == Print::Datagrams {
+            eprintln!("{:>12.6} packet {number} of flow {index} arrives", self.now_us as f64 / 1e6);
+        }
         if let Err(what) = flow.arrived(self.now_us, index, number, bytes) {
             self.fail(what);
         }
@@ -533,16 +437,19 @@ impl World {
     }
 
     fn note(&mut self, id: MachineId, what: &str) {
-        let name = self.machines[id.0].disk.certificate.body().name.as_str();
-        let line = format!("{:>12.6} {name} {what}", self.elapsed().as_secs_f64());
+        let line = format!("{} {what}", self.stamp(id));
         self.trace.write(line.as_bytes());
-        if std::env::var_os("MESHNET_SIM_TRACE").is_some() {
+        if self.print != Print::Nothing {
             eprintln!("{line}");
         }
         if self.lines.len() >= KEPT_LINES {
             self.lines.pop_front();
         }
         self.lines.push_back(line);
+    }
+
+    fn stamp(&self, id: MachineId) -> String {
+        format!("{:>12.6} {}", self.elapsed().as_secs_f64(), self.name(id))
     }
 
     fn record(&mut self, numbers: &[u64], bytes: &[u8]) {

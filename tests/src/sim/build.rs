@@ -1,0 +1,153 @@
+//! Building a world: sites, machines with their certificates and keys, and the mesh that they form.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use meshnet::crypto::{Suite, TransportSecret};
+use meshnet::dataplane::DEFAULT_MTU;
+use meshnet::membership::{DEFAULT_LIFETIME_S, IdentitySecret, Request, Signer, issue};
+use meshnet::node::{Settings, Socket};
+use meshnet::path::SocketId;
+use meshnet::time::UnixMs;
+use proto::certificate::Roles;
+use proto::id::{KeyEpochNumber, Name};
+use proto::key_epoch::KeyEpoch;
+use proto::record::Subnet;
+use rand::RngExt;
+
+use super::machine::{Disk, Machine, START};
+use super::nat::{Nat, NatKind};
+use super::net::{Link, Site, SiteId, Uplink};
+use super::world::{MachineId, PORT, World};
+
+/// When the certificates were issued: ten days before the beginning.
+const ISSUED: UnixMs = UnixMs(START.0 - 10 * 24 * 3600 * 1000);
+
+/// What a machine is to be.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    name: String,
+    places: Vec<(SiteId, IpAddr)>,
+    relay: bool,
+    subnets: Vec<Subnet>,
+    endpoint: bool,
+}
+
+impl Spec {
+    /// A plain member with one interface.
+    pub fn new(name: &str, site: SiteId, address: &str) -> Spec {
+        let places = vec![(site, address.parse().expect("an address"))];
+        Spec { name: name.into(), places, relay: false, subnets: Vec::new(), endpoint: false }
+    }
+
+    /// With another interface.
+    #[must_use]
+    pub fn and(mut self, site: SiteId, address: &str) -> Spec {
+        self.places.push((site, address.parse().expect("an address")));
+        self
+    }
+
+    /// A relay, with its first address configured as an endpoint.
+    #[must_use]
+    pub fn relay(self) -> Spec {
+        Spec { relay: true, endpoint: true, ..self }
+    }
+
+    /// Announcing a subnet.
+    #[must_use]
+    pub fn subnet(mut self, prefix: &str, weight: u16) -> Spec {
+        self.subnets.push(Subnet { prefix: prefix.parse().expect("a prefix"), weight });
+        self
+    }
+}
+
+impl World {
+    /// Adds a site whose addresses are the internet's.
+    pub fn public_site(&mut self, subnet: &str, wan: Link) -> SiteId {
+        self.site(subnet, Uplink::Public, wan)
+    }
+
+    /// Adds a site behind a translator, whose mappings live for a minute.
+    pub fn nat_site(&mut self, subnet: &str, kind: NatKind, public: &str, wan: Link) -> SiteId {
+        let nat = Nat::new(kind, public.parse().expect("an address"), 60_000_000);
+        self.site(subnet, Uplink::Nat(nat), wan)
+    }
+
+    /// Adds a site that reaches no other.
+    pub fn closed_site(&mut self, subnet: &str) -> SiteId {
+        self.site(subnet, Uplink::None, Link::delay_ms(0))
+    }
+
+    /// Adds a machine with its certificate and keys. Its daemon does not run yet.
+    pub fn add(&mut self, spec: Spec) -> MachineId {
+        let index = self.machines.len();
+        let host = self.net.add_host(spec.places.clone());
+        assert_eq!(host.0, index, "every host is a machine");
+        let identity: [u8; 32] = self.rng.random();
+        let transport = TransportSecret::random(&mut self.rng);
+        let secret = IdentitySecret::from_bytes(&identity);
+        let request = Request {
+            identity: secret.public(),
+            name: Name::new(&spec.name).expect("a name"),
+            addresses: vec![IpAddr::V4(Ipv4Addr::new(10, 99, (index >> 8) as u8, index as u8 + 1))],
+            prefixes: spec.subnets.iter().map(|subnet| subnet.prefix).collect(),
+            roles: if spec.relay { Roles::RELAY } else { Roles::default() },
+            constraints: None,
+            lifetime_s: DEFAULT_LIFETIME_S,
+        };
+        let certificate =
+            issue(ISSUED, &self.trust, &Signer::Root(&self.authority), request, None, self.rng.random())
+                .expect("the certificate is acceptable");
+        let epoch = secret
+            .sign_key_epoch(KeyEpoch {
+                mesh: self.trust.mesh(),
+                member: certificate.body().member,
+                number: KeyEpochNumber(1),
+                key: transport.public(),
+                created_s: START.seconds(),
+                capabilities: Suite::local_capabilities(),
+            })
+            .expect("an epoch fits");
+        let disk = Disk {
+            identity,
+            gate: self.gate.clone(),
+            transport,
+            epoch,
+            certificate,
+            trust: self.trust.clone(),
+            boot: 0,
+            timestamp_floor_us: 0,
+            cache: Vec::new(),
+        };
+        let addresses: Vec<IpAddr> = spec.places.iter().map(|(_, address)| *address).collect();
+        let endpoints = if spec.endpoint { vec![SocketAddr::new(addresses[0], PORT)] } else { Vec::new() };
+        let settings = Settings {
+            datacenter: None,
+            subnets: spec.subnets,
+            relay: spec.relay,
+            endpoints,
+            interface_addresses: addresses,
+            sockets: vec![Socket { id: SocketId(0), port: PORT, ipv4: true, ipv6: true, bound: None }],
+            mtu: DEFAULT_MTU,
+        };
+        let mono_start_us = self.rng.random_range(0..1 << 40);
+        self.machines.push(Machine::new(disk, settings, mono_start_us));
+        self.wakes.push((u64::MAX, 0));
+        MachineId(index)
+    }
+
+    /// Starts the first of the machines, and lets the others join there one after the other.
+    pub fn form(&mut self, machines: &[MachineId]) {
+        self.start(machines[0]);
+        for machine in &machines[1..] {
+            self.run_for(Duration::from_millis(200));
+            self.join(*machine, machines[0]);
+        }
+    }
+
+    fn site(&mut self, subnet: &str, uplink: Uplink, wan: Link) -> SiteId {
+        let subnets = vec![subnet.parse().expect("a prefix")];
+        let lan = Link { delay_us: 200, jitter_us: 50, ..Link::delay_ms(0) };
+        self.net.add_site(Site { subnets, uplink, up: true, lan, wan })
+    }
+}
