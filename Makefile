@@ -2,7 +2,8 @@
 #   make demo     a mesh in network namespaces of this machine, live
 #   make test     unit and property tests, then the simulator, then scenarios in network namespaces
 #   make check    format, lints, documentation
-#   make bench    throughput of the paths, measured
+#   make bench    meshnet beside tinc, WireGuard in user space, Nebula, and no tunnel: five minutes
+#   make bench-micro   micro-benchmarks, compared with the committed figures
 #   make fuzz     every fuzz target for FUZZ_SECONDS each
 # Each installs what it needs where it may (Debian or Ubuntu, as root), or says what to install.
 # Namespaces need root or user namespaces.
@@ -10,6 +11,7 @@
 CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 FUZZ_SECONDS ?= 60
+BENCH_ARGS ?= --short
 # Two scenarios at a time: more would measure each other on two cores.
 NETNS_THREADS ?= 2
 FIGURES := $(abspath $(TARGET))/figures.txt
@@ -17,9 +19,10 @@ FIGURES := $(abspath $(TARGET))/figures.txt
 SIMULATOR := $(patsubst tests/tests/%.rs,--test %,$(filter-out tests/tests/netns_%,$(wildcard tests/tests/*.rs)))
 
 NETWORK := ip=iproute2 nft=nftables unshare=util-linux
+PEERS := tincd=tinc wireguard-go=wireguard-go wg=wireguard-tools nebula=nebula
 SCENARIOS := $(NETWORK) iperf3=iperf3 conntrack=conntrack
 
-.PHONY: demo test unit simulator scenarios full check deny bench fuzz build release
+.PHONY: demo test unit simulator scenarios full check deny bench bench-micro fuzz build release
 
 demo: release
 	@.ci/need $(NETWORK)
@@ -61,13 +64,20 @@ deny:
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check
 
+# A peer that cannot be installed is reported as absent.
 bench: release
-	@.ci/need $(SCENARIOS)
-	@rm -f $(FIGURES)
-	$(CARGO) test -p meshnet-tests --test 'netns_*' --no-run
-	MESHD_BIN=$(abspath $(TARGET))/release/meshd MESHNET_FIGURES=$(FIGURES) \
-	  .ci/rootly $(CARGO) test -p meshnet-tests --test 'netns_*' tcp_ -- --test-threads=1
-	@sort $(FIGURES)
+	@.ci/need $(NETWORK) iperf3=iperf3
+	@for peer in $(PEERS); do .ci/need $$peer || true; done
+	@[ -x $(TARGET)/peers/bin/boringtun-cli ] || command -v boringtun-cli >/dev/null \
+	  || $(CARGO) install --quiet --locked --root $(TARGET)/peers boringtun-cli || true
+	$(CARGO) build --release -p meshnet-benches --bin bench
+	.ci/rootly $(TARGET)/release/bench --programs $(TARGET)/peers/bin --out docs/benchmarks $(BENCH_ARGS)
+
+# BENCH_ARGS=--save puts the new figures in the place of the committed ones.
+bench-micro: BENCH_ARGS =
+bench-micro:
+	@.ci/need cc=gcc
+	$(CARGO) run --release -p meshnet-benches --bin bench -- micro $(BENCH_ARGS)
 
 # The sanitizers need a nightly compiler; where only a stable one is at hand, it is told to behave like one.
 fuzz:

@@ -1,0 +1,214 @@
+//! Headers, and whole transforms of the data plane: a packet in, a datagram out, and back, and through a relay.
+
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use meshnet::crypto::{Opener, Sealer, Suite};
+use meshnet::dataplane::snapshot::{MemberSlot, Receivers};
+use meshnet::dataplane::{
+    Carrier, HEADROOM, LocalPrefixes, PeerStats, PeerTx, Receiver, RelayHop, RelayTable, Rx, Snapshot,
+    TAILROOM, Tx, TxVerdict, Verdict,
+};
+use meshnet::membership::SourceTableBuilder;
+use meshnet::path::SocketId;
+use meshnet::route::FibBuilder;
+use meshnet::time::Mono;
+use proto::id::{Counter, MemberId, ReceiverIndex, RelayLabel};
+use proto::{data, relay};
+
+const NOW: Mono = Mono(5_000_000);
+const SOCKET: SocketId = SocketId(0);
+/// Sender, receiver, relay.
+const NODES: usize = 3;
+const RELAY: usize = 2;
+
+fn member(at: usize) -> MemberId {
+    MemberId([at as u8 + 1; 16])
+}
+
+fn slot(at: usize) -> MemberSlot {
+    MemberSlot(at as u32)
+}
+
+fn endpoint(at: usize) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, at as u8 + 1], 4655))
+}
+
+fn overlay(at: usize) -> IpAddr {
+    [10, 99, 0, at as u8 + 1].into()
+}
+
+fn index(from: usize, at: usize) -> ReceiverIndex {
+    ReceiverIndex((from as u32 + 1) * 0x0100_0001 + at as u32)
+}
+
+fn key(from: usize, at: usize) -> [u8; 32] {
+    [(from * NODES + at) as u8 + 1; 32]
+}
+
+fn sealer(from: usize, to: usize) -> Arc<Sealer> {
+    Arc::new(Sealer::new(Suite::Aes256Gcm, &key(from, to), index(from, to)))
+}
+
+/// What a node sees; the sender reaches the receiver through the relay when `relayed`.
+fn snapshot(at: usize, relayed: bool) -> Snapshot {
+    let (mut fib, mut sources) = (FibBuilder::new(), SourceTableBuilder::new());
+    let (mut receivers, mut peers) = (Receivers::default(), Vec::new());
+    for other in 0..NODES {
+        fib.add_address(overlay(other), slot(other));
+        sources.add_address(overlay(other), slot(other));
+        if other == at {
+            peers.push(None);
+            continue;
+        }
+        let primary = if relayed && other != RELAY && at != RELAY {
+            Carrier::Relayed {
+                socket: SOCKET,
+                to: endpoint(RELAY),
+                hop: sealer(at, RELAY),
+                label: RelayLabel(3),
+                destination: member(other),
+                source: member(at),
+            }
+        } else {
+            Carrier::Direct { socket: SOCKET, to: endpoint(other) }
+        };
+        let stats = Arc::new(PeerStats::default());
+        peers.push(Some(Arc::new(PeerTx {
+            member: member(other),
+            sealer: sealer(at, other),
+            primary,
+            duplicate: None,
+            stats: stats.clone(),
+        })));
+        let opener = Arc::new(Opener::new(Suite::Aes256Gcm, &key(other, at)));
+        let is_relay = other == RELAY;
+        let receiver = Receiver { slot: slot(other), member: member(other), is_relay, opener, stats };
+        receivers.insert(index(other, at), receiver);
+    }
+    let hop = |to: usize| {
+        let label = RelayLabel::SELF;
+        Some(RelayHop {
+            neighbour: slot(to),
+            socket: SOCKET,
+            to: endpoint(to),
+            sealer: sealer(RELAY, to),
+            label,
+        })
+    };
+    let table = RelayTable {
+        labels: vec![None, None, Some(slot(0)), Some(slot(1))],
+        members: HashMap::from([(member(0), slot(0)), (member(1), slot(1))]),
+        hops: vec![hop(0), hop(1), None],
+    };
+    Snapshot {
+        generation: 1,
+        own: member(at),
+        fib: Arc::new(fib.build()),
+        peers,
+        receivers,
+        sources: Arc::new(sources.build()),
+        local: LocalPrefixes::new(vec![overlay(at)], Vec::new()),
+        relay: (at == RELAY).then_some(table),
+    }
+}
+
+/// An IPv4 packet (RFC 791) with a UDP header, from the sender to the receiver.
+fn packet(len: usize) -> Vec<u8> {
+    let mut packet = vec![0x45, 0];
+    packet.extend((len as u16).to_be_bytes());
+    packet.extend([0, 0, 0, 0, 64, 17, 0, 0]);
+    for address in [overlay(0), overlay(1)] {
+        let IpAddr::V4(address) = address else { unreachable!("the overlay is IPv4") };
+        packet.extend(address.octets());
+    }
+    packet.resize(len, 0x5a);
+    packet
+}
+
+/// Passes a packet through the sender.
+fn sent(tx: &mut Tx, from: &Snapshot, packet: &[u8]) -> Vec<u8> {
+    let mut buf = vec![0; HEADROOM + packet.len() + TAILROOM];
+    let range = HEADROOM..HEADROOM + packet.len();
+    buf[range.clone()].copy_from_slice(packet);
+    match tx.process(from, NOW, &mut buf, range) {
+        TxVerdict::Send { first, .. } => buf[first.range].to_vec(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn headers(c: &mut Criterion) {
+    let mut group = c.benchmark_group("header parse");
+    let mut sealed = [0u8; 100];
+    data::Header { lane: 0, receiver: index(0, 1), counter: Counter(77) }
+        .write(&mut sealed[..data::HEADER_LEN]);
+    group.bench_function("data", |b| b.iter(|| data::Header::parse(black_box(&sealed))));
+    for (name, ids) in [("relay, short", None), ("relay, long", Some((member(1), member(0))))] {
+        let label = if ids.is_some() { RelayLabel::LONG } else { RelayLabel(3) };
+        let header = relay::Header {
+            ttl: relay::MAX_TTL,
+            label,
+            receiver: index(0, RELAY),
+            counter: Counter(77),
+            ids,
+        };
+        let mut relayed = [0u8; 200];
+        header.write(&mut relayed[..header.len()]);
+        group.bench_function(name, |b| b.iter(|| relay::Header::parse(black_box(&relayed))));
+    }
+    group.finish();
+}
+
+fn transforms(c: &mut Criterion) {
+    let mut group = c.benchmark_group("transform");
+    group.throughput(Throughput::Elements(1));
+    for len in [92, 1428] {
+        let inner = packet(len);
+        group.bench_function(BenchmarkId::new("device to socket", len), |b| {
+            let (mut tx, from) = (Tx::new(), snapshot(0, false));
+            let mut buf = vec![0; HEADROOM + len + TAILROOM];
+            let range = HEADROOM..HEADROOM + len;
+            b.iter(|| {
+                buf[range.clone()].copy_from_slice(&inner);
+                tx.process(&from, NOW, black_box(&mut buf), range.clone())
+            });
+        });
+        group.bench_function(BenchmarkId::new("socket to device", len), |b| {
+            let (mut tx, from) = (Tx::new(), snapshot(0, false));
+            let (mut rx, at) = (Rx::new(), snapshot(1, false));
+            b.iter_batched_ref(
+                || sent(&mut tx, &from, &inner),
+                |buf| deliver(&mut rx, &at, 0, buf),
+                criterion::BatchSize::SmallInput,
+            );
+        });
+        group.bench_function(BenchmarkId::new("relay", len), |b| {
+            let (mut tx, from) = (Tx::new(), snapshot(0, true));
+            let (mut rx, at) = (Rx::new(), snapshot(RELAY, false));
+            b.iter_batched_ref(
+                || sent(&mut tx, &from, &inner),
+                |buf| forward(&mut rx, &at, buf),
+                criterion::BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+fn deliver(rx: &mut Rx, at: &Snapshot, from: usize, buf: &mut [u8]) {
+    let all = 0..buf.len();
+    let verdict = rx.process(at, NOW, SOCKET, endpoint(from), black_box(buf), all);
+    assert!(matches!(verdict, Verdict::Deliver { .. }), "{verdict:?}");
+}
+
+fn forward(rx: &mut Rx, at: &Snapshot, buf: &mut [u8]) {
+    let all = 0..buf.len();
+    let verdict = rx.process(at, NOW, SOCKET, endpoint(0), black_box(buf), all);
+    assert!(matches!(verdict, Verdict::Forward { .. }), "{verdict:?}");
+}
+
+criterion_group!(benches, headers, transforms);
+criterion_main!(benches);

@@ -1,0 +1,251 @@
+//! `bench`: meshnet beside other mesh VPNs on this machine.
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use meshnet_benches::facts::Facts;
+use meshnet_benches::metric::Metric;
+use meshnet_benches::report::{Entry, Report, chart, table};
+use meshnet_benches::suite::{self, Plan};
+use meshnet_benches::system::{self, Meshnet, Nebula, Peer, Raw, System, Tinc, WireGuard};
+use meshnet_benches::{facts, micro};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// The exit code of a run that must not be quoted.
+const NOT_QUOTABLE: u8 = 3;
+
+/// Measures meshnet beside tinc, WireGuard in user space, Nebula, and no tunnel at all, in network namespaces of this
+/// machine.
+#[derive(Parser, Debug)]
+#[command(
+    name = "bench",
+    after_help = "\
+Exit code 3: the rounds scatter too much for the run to be quoted; nothing was written.
+
+Examples:
+  bench --short                                      five minutes
+  bench --only meshnet,tinc --only tcp_there         two systems, one figure
+  bench --peer wireguard=/opt/gotatun                one more system"
+)]
+struct Args {
+    /// Three rounds of short works, at most five minutes
+    #[arg(long)]
+    short: bool,
+    /// Only these systems and figures (names as in the tables and the JSON), separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    only: Vec<String>,
+    /// So many rounds, however long they take
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=100))]
+    rounds: Option<u16>,
+    /// One system more: tinc, tincr, wireguard, or nebula, and the daemon's program
+    #[arg(long, value_name = "KIND=PATH")]
+    peer: Vec<Peer>,
+    /// Where meshd is, if it is not beside this program
+    #[arg(long, value_name = "PATH", env = netlab::mesh::BINARY)]
+    meshd: Option<PathBuf>,
+    /// A directory with further programs of peers
+    #[arg(long, value_name = "DIR")]
+    programs: Vec<PathBuf>,
+    /// Where to write the JSON file and the charts; nowhere without it
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Run the micro-benchmarks and compare them with the committed figures
+    Micro {
+        /// Put the new figures in the place of the committed ones
+        #[arg(long)]
+        save: bool,
+        /// The committed figures
+        #[arg(long, value_name = "FILE", default_value = "docs/benchmarks/micro.json")]
+        baseline: PathBuf,
+        /// Where cargo builds
+        #[arg(long, value_name = "DIR", env = "CARGO_TARGET_DIR", default_value = "target")]
+        target: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = match &args.verb {
+        Some(Verb::Micro { save, baseline, target }) => compare_micro(*save, baseline, target),
+        None => run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("bench: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    netlab::access::acquire()?;
+    anyhow::ensure!(
+        system::find("iperf3", &[]).is_some(),
+        "`iperf3` is not installed: apt-get install iperf3"
+    );
+    let scratch = Scratch::new()?;
+    let (mut systems, mut absent) = gather(args, &scratch.0)?;
+    let names: Vec<String> = systems.iter().map(|system| system.name().to_owned()).collect();
+    let only = Only::new(&args.only, &names)?;
+    systems.retain(|system| only.system(system.name()));
+    if !only.all_systems() {
+        absent.clear();
+    }
+    let mut plan = if args.short { Plan::SHORT } else { Plan::FULL };
+    if let Some(rounds) = args.rounds {
+        plan = Plan { rounds: usize::from(rounds), limit: None, ..plan };
+    }
+    let machine = Facts::gather();
+    let figures = suite::run(&systems, plan, &|metric| only.metric(metric), |what| {
+        eprintln!("{:5.1}  {what}", facts::load())
+    });
+    let entries = systems.iter().zip(&figures);
+    let entries = entries.map(|(system, figures)| Entry::new(system.name(), system.description(), figures));
+    let report = Report {
+        machine,
+        rounds: plan.rounds,
+        plan: if args.short { "short" } else { "full" },
+        systems: entries.collect(),
+        absent,
+    };
+    println!("{}\n\n{}", table::figures(&report, false), table::notes(&report));
+    if let Some(reason) = report.refusal() {
+        eprintln!("not to be quoted: {reason}");
+        return Ok(ExitCode::from(NOT_QUOTABLE));
+    }
+    if let Some(directory) = &args.out {
+        write(&report, directory)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Peers that cannot be had here, with the reason.
+type Absent = BTreeMap<String, String>;
+
+/// All systems that can be had here, and those that cannot, with the reason.
+fn gather(args: &Args, scratch: &Path) -> anyhow::Result<(Vec<Box<dyn System>>, Absent)> {
+    let meshd = match &args.meshd {
+        Some(path) => path.clone(),
+        None => netlab::mesh::binary()?,
+    };
+    let mut systems: Vec<Box<dyn System>> = vec![Box::new(Raw), Box::new(Meshnet::new(meshd))];
+    let mut absent = BTreeMap::new();
+    let mut add = |name: &str, program: &str, make: &dyn Fn(&Path) -> anyhow::Result<Box<dyn System>>| {
+        let found = system::find(program, &args.programs).with_context(|| format!("no `{program}` here"));
+        match found.and_then(|path| make(&path)) {
+            Ok(system) => systems.push(system),
+            Err(reason) => {
+                absent.insert(name.to_owned(), format!("{reason:#}"));
+            }
+        }
+    };
+    add("tinc", "tincd", &|path| Ok(Box::new(Tinc::new("tinc", path, scratch)?)));
+    for name in ["wireguard-go", "boringtun-cli"] {
+        add(name, name, &|path| Ok(Box::new(WireGuard::new(name, path, scratch)?)));
+    }
+    add("nebula", "nebula", &|path| Ok(Box::new(Nebula::new("nebula", path, scratch)?)));
+    for peer in &args.peer {
+        let system = peer.system(scratch).with_context(|| format!("--peer {}", peer.path.display()))?;
+        systems.push(system);
+    }
+    Ok((systems, absent))
+}
+
+/// What `--only` chooses: of systems and metrics each, all where none is named.
+struct Only {
+    systems: Vec<String>,
+    metrics: Vec<Metric>,
+}
+
+impl Only {
+    fn new(words: &[String], systems: &[String]) -> anyhow::Result<Only> {
+        let mut only = Only { systems: Vec::new(), metrics: Vec::new() };
+        for word in words {
+            let as_metric = serde_json::from_value(serde_json::Value::String(word.clone()));
+            if systems.contains(word) {
+                only.systems.push(word.clone());
+            } else if word == "raw" {
+                only.systems.push("raw veth".to_owned());
+            } else if let Ok(metric) = as_metric {
+                only.metrics.push(metric);
+            } else {
+                let metrics = serde_json::to_string(&Metric::ALL)?;
+                anyhow::bail!("--only: {word:?} is neither one of {systems:?} nor one of {metrics}");
+            }
+        }
+        Ok(only)
+    }
+
+    fn all_systems(&self) -> bool {
+        self.systems.is_empty()
+    }
+
+    fn system(&self, name: &str) -> bool {
+        self.all_systems() || self.systems.iter().any(|chosen| chosen == name)
+    }
+
+    fn metric(&self, metric: Metric) -> bool {
+        self.metrics.is_empty() || self.metrics.contains(&metric)
+    }
+}
+
+fn write(report: &Report, directory: &Path) -> anyhow::Result<()> {
+    let put = |name: &str, content: &str| {
+        let path = directory.join(name);
+        fs::write(&path, content).with_context(|| path.display().to_string())
+    };
+    fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+    put("results.json", &(serde_json::to_string_pretty(report)? + "\n"))?;
+    put("results.md", &format!("{}\n\n{}\n", table::figures(report, true), table::notes(report)))?;
+    for metric in Metric::ALL {
+        let name = serde_json::to_value(metric)?;
+        if let (Some(name), Some(svg)) = (name.as_str(), chart::bars(report, metric)) {
+            put(&format!("{name}.svg"), &svg)?;
+        }
+    }
+    println!("\nwritten to {}", directory.display());
+    Ok(())
+}
+
+fn compare_micro(save: bool, baseline: &Path, target: &Path) -> anyhow::Result<ExitCode> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo).args(["bench", "--package", "meshnet-benches"]).status()?;
+    anyhow::ensure!(status.success(), "cargo bench failed");
+    let now = micro::measured(&target.join("criterion"))?;
+    let before = micro::baseline(baseline)?;
+    if let Some(before) = &before {
+        println!("committed figures: {}, {}", before.machine.processor, before.machine.date);
+    }
+    println!("{}", micro::comparison(&before.map(|it| it.ns).unwrap_or_default(), &now));
+    if save {
+        let new = micro::Baseline { machine: Facts::gather(), ns: now };
+        fs::write(baseline, serde_json::to_string_pretty(&new)? + "\n")
+            .with_context(|| baseline.display().to_string())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A directory for keys and certificates, gone in the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> anyhow::Result<Scratch> {
+        let path = std::env::temp_dir().join(format!("meshnet-bench-{}", std::process::id()));
+        // Of an earlier process with the same id that was killed.
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).with_context(|| path.display().to_string())?;
+        Ok(Scratch(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,343 @@
+//! The rounds: every system does every work once a round, side by side.
+
+use crate::metric::Metric;
+use crate::rig::{Rig, Shape};
+use crate::stats::Rounds;
+use crate::system::{Daemons, Running, System};
+use crate::work::{echo, tcp, udp};
+use netlab::mesh::PathStatus;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How long a system may take from start to the first echo.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// So much of the data's packets are lost for [`Metric::TcpLoss`], per thousand.
+const LOSS_PERMILLE: u16 = 10;
+
+/// How much to measure.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Plan {
+    /// Rounds.
+    pub rounds: usize,
+    /// Length of the main TCP streams, in seconds.
+    pub stream_s: u32,
+    /// Length of the other TCP streams, in seconds.
+    pub side_stream_s: u32,
+    /// How long round trips are measured with nothing else under way.
+    pub echo: Duration,
+    /// How long each packet rate is tried.
+    pub each_rate: Duration,
+    /// How often the interval of rates is halved.
+    pub halvings: u32,
+    /// No round begins later than this after the start, except the first.
+    pub limit: Option<Duration>,
+}
+
+impl Plan {
+    /// Ends within five minutes with six systems.
+    pub const SHORT: Plan = Plan {
+        rounds: 3,
+        stream_s: 1,
+        side_stream_s: 1,
+        echo: Duration::from_millis(300),
+        each_rate: Duration::from_millis(120),
+        halvings: 3,
+        limit: Some(Duration::from_secs(200)),
+    };
+
+    /// For figures to be relied on; about an hour.
+    pub const FULL: Plan = Plan {
+        rounds: 7,
+        stream_s: 10,
+        side_stream_s: 5,
+        echo: Duration::from_secs(3),
+        each_rate: Duration::from_secs(1),
+        halvings: 6,
+        limit: None,
+    };
+}
+
+/// The figures of one system.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// What was measured.
+    pub values: BTreeMap<Metric, Rounds>,
+    /// What failed, with the last reason.
+    pub failures: BTreeMap<Metric, String>,
+}
+
+/// Which metrics are wanted.
+pub type Wanted<'a> = &'a dyn Fn(Metric) -> bool;
+
+/// Runs the rounds. `progress` is told what begins.
+///
+/// A failure of one system in one work is kept with its figures and ends nothing else.
+pub fn run(
+    systems: &[Box<dyn System>],
+    plan: Plan,
+    wanted: Wanted<'_>,
+    mut progress: impl FnMut(&str),
+) -> Vec<Figures> {
+    let start = Instant::now();
+    let mut figures: Vec<Figures> = systems.iter().map(|_| Figures::default()).collect();
+    for round in 0..plan.rounds {
+        if round > 0 && plan.limit.is_some_and(|limit| start.elapsed() >= limit) {
+            progress(&format!("{round} rounds took {} s: no further one", start.elapsed().as_secs()));
+            break;
+        }
+        for group in Group::ALL {
+            if !group.metrics().iter().any(|metric| wanted(*metric)) {
+                continue;
+            }
+            for (system, figures) in systems.iter().zip(&mut figures) {
+                if !system.can(group.shape()) {
+                    continue;
+                }
+                progress(&format!(
+                    "round {} of {}: {}, {}",
+                    round + 1,
+                    plan.rounds,
+                    group.title(),
+                    system.name()
+                ));
+                Session { plan, wanted, figures }.run(system.as_ref(), group);
+            }
+        }
+    }
+    figures
+}
+
+/// Works that share a rig.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Group {
+    Direct,
+    Jumbo,
+    OneRelay,
+    TwoRelays,
+}
+
+impl Group {
+    const ALL: [Group; 4] = [Group::Direct, Group::Jumbo, Group::OneRelay, Group::TwoRelays];
+
+    fn shape(self) -> Shape {
+        match self {
+            Group::Direct => Shape::DIRECT,
+            Group::Jumbo => Shape { underlay_mtu: 9000, ..Shape::DIRECT },
+            Group::OneRelay => Shape { relays: 1, ..Shape::DIRECT },
+            Group::TwoRelays => Shape { relays: 2, ..Shape::DIRECT },
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Group::Direct => "direct",
+            Group::Jumbo => "9000-byte underlay",
+            Group::OneRelay => "one relay",
+            Group::TwoRelays => "two relays",
+        }
+    }
+
+    fn metrics(self) -> &'static [Metric] {
+        match self {
+            Group::Direct => &[
+                Metric::Start,
+                Metric::RttIdleP50,
+                Metric::RttIdleP99,
+                Metric::TcpThere,
+                Metric::CpuPerGb,
+                Metric::TcpBack,
+                Metric::TcpFour,
+                Metric::RttLoadP50,
+                Metric::RttLoadP99,
+                Metric::Resident,
+                Metric::Udp64,
+                Metric::Udp1400,
+                Metric::TcpLoss,
+            ],
+            Group::Jumbo => &[Metric::TcpJumbo],
+            Group::OneRelay => &[Metric::TcpRelayed],
+            Group::TwoRelays => &[Metric::TcpRelayedTwice],
+        }
+    }
+}
+
+/// One system in one group of one round.
+struct Session<'a> {
+    plan: Plan,
+    wanted: Wanted<'a>,
+    figures: &'a mut Figures,
+}
+
+impl Session<'_> {
+    fn run(&mut self, system: &dyn System, group: Group) {
+        let begun = Rig::new(group.shape()).and_then(|rig| {
+            let running = system.start(&rig)?;
+            let took = echo::first_answer(rig.first(), running.far, running.started, START_LIMIT)?;
+            settle(&rig, &running)?;
+            let server = tcp::Server::start(rig.last(), running.far)?;
+            Ok((rig, running, took, server))
+        });
+        let (rig, running, took, server) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                for metric in group.metrics().iter().filter(|metric| (self.wanted)(**metric)) {
+                    self.figures.failures.insert(*metric, format!("{error:#}"));
+                }
+                return;
+            }
+        };
+        let at = At { rig: &rig, running: &running, server: &server };
+        match group {
+            Group::Direct => {
+                // Without a tunnel nothing starts.
+                if !running.pids.is_empty() {
+                    self.keep(Metric::Start, || Ok(took.as_secs_f64() * 1e3));
+                }
+                self.direct(&at);
+            }
+            Group::Jumbo => self.side_stream(Metric::TcpJumbo, &at),
+            Group::OneRelay => self.side_stream(Metric::TcpRelayed, &at),
+            Group::TwoRelays => self.side_stream(Metric::TcpRelayedTwice, &at),
+        }
+    }
+
+    fn direct(&mut self, at: &At<'_>) {
+        let plan = self.plan;
+        let (first, last, far) = (at.rig.first(), at.rig.last(), at.running.far);
+        self.keep_pair([Metric::RttIdleP50, Metric::RttIdleP99], || echo::round_trips(first, far, plan.echo));
+        if (self.wanted)(Metric::TcpThere) || (self.wanted)(Metric::CpuPerGb) {
+            self.stream_with_cost(at);
+        }
+        let seconds = plan.stream_s;
+        self.keep(Metric::TcpBack, || at.stream(tcp::Streams { count: 1, back: true, seconds }));
+        let seconds = plan.side_stream_s;
+        self.keep(Metric::TcpFour, || at.stream(tcp::Streams { count: 4, back: false, seconds }));
+        self.keep_pair([Metric::RttLoadP50, Metric::RttLoadP99], || at.round_trips_beside_a_stream(seconds));
+        if !at.running.pids.is_empty() {
+            self.keep(Metric::Resident, || {
+                let sizes = at.running.pids.iter().map(|pid| netlab::usage(*pid).map(|it| it.resident_bytes));
+                let sizes = sizes.collect::<Result<Vec<u64>, _>>()?;
+                Ok(sizes.into_iter().max().unwrap_or(0) as f64 / 1e6)
+            });
+        }
+        for (metric, payload_bytes) in [(Metric::Udp64, 64), (Metric::Udp1400, 1400)] {
+            let search = udp::Search { payload_bytes, each: plan.each_rate, halvings: plan.halvings };
+            self.keep(metric, || Ok(udp::highest_rate(first, last, far, search)? / 1e3));
+        }
+        self.keep(Metric::TcpLoss, || {
+            at.rig.lose(LOSS_PERMILLE)?;
+            let rate = at.stream(tcp::Streams { count: 1, back: false, seconds });
+            at.rig.lose(0)?;
+            rate
+        });
+    }
+
+    /// One stream, and what the daemons used for it.
+    fn stream_with_cost(&mut self, at: &At<'_>) {
+        let streams = tcp::Streams { count: 1, back: false, seconds: self.plan.stream_s };
+        let measured = at.cpu_s().and_then(|before| {
+            let received = at.server.run(at.rig.first(), streams)?;
+            Ok((received, at.cpu_s()? - before))
+        });
+        match measured {
+            Ok((received, cpu_s)) => {
+                self.keep(Metric::TcpThere, || Ok(received.gbit_s));
+                if !at.running.pids.is_empty() {
+                    self.keep(Metric::CpuPerGb, || Ok(cpu_s / (received.bytes / 1e9)));
+                }
+            }
+            Err(error) => {
+                for metric in [Metric::TcpThere, Metric::CpuPerGb] {
+                    self.figures.failures.insert(metric, format!("{error:#}"));
+                }
+            }
+        }
+    }
+
+    fn side_stream(&mut self, metric: Metric, at: &At<'_>) {
+        let seconds = self.plan.side_stream_s;
+        self.keep(metric, || at.stream(tcp::Streams { count: 1, back: false, seconds }));
+    }
+
+    fn keep(&mut self, metric: Metric, measure: impl FnOnce() -> anyhow::Result<f64>) {
+        if !(self.wanted)(metric) {
+            return;
+        }
+        match measure() {
+            Ok(value) => self.figures.values.entry(metric).or_default().0.push(value),
+            Err(error) => {
+                self.figures.failures.insert(metric, format!("{error:#}"));
+            }
+        }
+    }
+
+    fn keep_pair(
+        &mut self,
+        metrics: [Metric; 2],
+        measure: impl FnOnce() -> anyhow::Result<echo::RoundTrips>,
+    ) {
+        if !metrics.iter().any(|metric| (self.wanted)(*metric)) {
+            return;
+        }
+        match measure() {
+            Ok(times) => {
+                self.keep(metrics[0], || Ok(times.p50_us));
+                self.keep(metrics[1], || Ok(times.p99_us));
+            }
+            Err(error) => {
+                for metric in metrics {
+                    self.figures.failures.insert(metric, format!("{error:#}"));
+                }
+            }
+        }
+    }
+}
+
+/// A system that is up.
+struct At<'a> {
+    rig: &'a Rig,
+    running: &'a Running,
+    server: &'a tcp::Server,
+}
+
+impl At<'_> {
+    fn stream(&self, streams: tcp::Streams) -> anyhow::Result<f64> {
+        Ok(self.server.run(self.rig.first(), streams)?.gbit_s)
+    }
+
+    /// Processor time of all daemons so far, in seconds.
+    fn cpu_s(&self) -> anyhow::Result<f64> {
+        let times = self.running.pids.iter().map(|pid| netlab::usage(*pid).map(|it| it.cpu.as_secs_f64()));
+        Ok(times.sum::<Result<f64, _>>()?)
+    }
+
+    fn round_trips_beside_a_stream(&self, seconds: u32) -> anyhow::Result<echo::RoundTrips> {
+        let streams = tcp::Streams { count: 1, back: false, seconds };
+        std::thread::scope(|scope| {
+            let stream = scope.spawn(|| self.server.run(self.rig.first(), streams));
+            // The stream's own start and end are left out.
+            let margin = Duration::from_millis(150);
+            std::thread::sleep(margin);
+            let duration = Duration::from_secs(u64::from(seconds)).saturating_sub(margin);
+            let times = echo::round_trips(self.rig.first(), self.running.far, duration);
+            stream.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            times
+        })
+    }
+}
+
+/// Waits until a meshnet carries traffic the way that the rig has for it, and checks that it does.
+fn settle(rig: &Rig, running: &Running) -> anyhow::Result<()> {
+    let Daemons::Members(members) = &running.daemons else { return Ok(()) };
+    let relays = rig.shape().relays;
+    let as_built = |path: &PathStatus| match relays {
+        0 => path.is_direct(),
+        _ => path.is_relayed() && path.via.len() == relays,
+    };
+    let ends = [&members[0], &members[members.len() - 1]];
+    for (from, to) in [(ends[0], ends[1]), (ends[1], ends[0])] {
+        from.wait_for_path(to.machine().name(), START_LIMIT, as_built)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! WireGuard in user space: wireguard-go, boringtun, and others with the same control socket.
+
+use super::{Running, System, arguments, beside, overlay, run};
+use crate::facts;
+use crate::rig::{Rig, Shape};
+use anyhow::Context;
+use netlab::Process;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const PORT: u16 = 51820;
+
+/// IPv6, UDP, and WireGuard's own 32 bytes: what the default MTU of 1420 leaves free.
+const OVERHEAD_BYTES: u32 = 80;
+
+/// A program that makes a WireGuard interface.
+#[derive(Debug)]
+pub struct WireGuard {
+    name: String,
+    daemon: PathBuf,
+    wg: PathBuf,
+    /// Private key file and public key of the two nodes.
+    keys: [(PathBuf, String); 2],
+}
+
+impl WireGuard {
+    /// Makes the keys.
+    ///
+    /// # Errors
+    /// Without the `wg` program.
+    pub fn new(name: &str, daemon: &Path, scratch: &Path) -> anyhow::Result<WireGuard> {
+        let wg = beside(daemon, "wg").context("`wg` is not installed: apt-get install wireguard-tools")?;
+        let key = |number: usize| -> anyhow::Result<(PathBuf, String)> {
+            let private = scratch.join(format!("{}-{number}.key", name.replace('/', "-")));
+            fs::create_dir_all(scratch)?;
+            fs::write(&private, run(&wg, arguments!["genkey"])?)?;
+            let public = run("sh", arguments!["-c", "exec \"$1\" pubkey <\"$2\"", "sh", &wg, &private])?;
+            Ok((private, public.trim().to_owned()))
+        };
+        let keys = [key(0)?, key(1)?];
+        Ok(WireGuard { name: name.to_owned(), daemon: daemon.to_owned(), wg, keys })
+    }
+
+    fn command(&self, interface: &str) -> Command {
+        let mut command = Command::new(&self.daemon);
+        let program = self.daemon.file_name().unwrap_or_default().to_string_lossy();
+        if program.contains("wireguard-go") {
+            command.args(["-f", interface]).env("LOG_LEVEL", "error");
+        } else {
+            command.args(["--foreground", "--disable-drop-privileges", interface]);
+        }
+        command
+    }
+}
+
+impl System for WireGuard {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn description(&self) -> String {
+        let version = facts::output(&self.daemon.to_string_lossy(), &["--version"]);
+        format!("{}, ChaCha20-Poly1305", version.unwrap_or_else(|| self.name.clone()))
+    }
+
+    /// Relaying between peers is not WireGuard's.
+    fn can(&self, shape: Shape) -> bool {
+        shape.relays == 0
+    }
+
+    fn start(&self, rig: &Rig) -> anyhow::Result<Running> {
+        let started = Instant::now();
+        let mut processes: Vec<Process> = Vec::new();
+        // The control sockets of all namespaces are in one directory: names must differ on the whole machine.
+        let interfaces = [0, 1].map(|number| format!("wb{}n{number}", std::process::id() % 1_000_000_000));
+        for (machine, interface) in rig.machines().iter().zip(&interfaces) {
+            processes.push(machine.spawn(self.command(interface))?);
+        }
+        for (number, machine) in rig.machines().iter().enumerate() {
+            let (interface, other) = (&interfaces[number], 1 - number);
+            let socket = PathBuf::from(format!("/var/run/wireguard/{interface}.sock"));
+            netlab::wait::until_true("the WireGuard interface", Duration::from_secs(5), || {
+                socket.exists() && machine.ip(&format!("link show {interface}")).is_ok()
+            })
+            .with_context(|| processes[number].log_text())?;
+            let mut set = Command::new(&self.wg);
+            set.args(["set", interface, "listen-port", &PORT.to_string(), "private-key"]);
+            set.arg(&self.keys[number].0).args(["peer", &self.keys[other].1]);
+            set.arg("allowed-ips").arg(format!("{}/32", overlay(other)));
+            set.arg("endpoint").arg(format!("{}:{PORT}", rig.address_towards(other, number)));
+            machine.run(set, Duration::from_secs(5))?.stdout()?;
+            let mtu = rig.shape().underlay_mtu - OVERHEAD_BYTES;
+            machine.ip(&format!("addr add {}/24 dev {interface}", overlay(number)))?;
+            machine.ip(&format!("link set {interface} mtu {mtu} up"))?;
+        }
+        Ok(Running::processes(rig, started, processes))
+    }
+}

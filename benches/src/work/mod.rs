@@ -1,0 +1,5 @@
+//! What the systems have to do.
+
+pub mod echo;
+pub mod tcp;
+pub mod udp;
