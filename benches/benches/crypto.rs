@@ -1,6 +1,7 @@
 //! Sealing, opening, and replay windows: what every packet costs at least.
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use meshnet::crypto::{HEADER_LEN, Opener, REPLAY_WINDOW, ReplayWindow, Sealer, Suite, TAG_LEN};
@@ -89,5 +90,10 @@ fn replay(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, seal, open, replay);
+/// Two minutes for all benchmarks of the crate together.
+fn brief() -> Criterion {
+    Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2))
+}
+
+criterion_group!(name = benches; config = brief(); targets = seal, open, replay);
 criterion_main!(benches);

@@ -149,5 +149,10 @@ fn handshakes(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, handshakes);
+/// Two minutes for all benchmarks of the crate together.
+fn brief() -> Criterion {
+    Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2))
+}
+
+criterion_group!(name = benches; config = brief(); targets = handshakes);
 criterion_main!(benches);

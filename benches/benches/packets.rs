@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use meshnet::crypto::{Opener, Sealer, Suite};
@@ -210,5 +211,10 @@ fn forward(rx: &mut Rx, at: &Snapshot, buf: &mut [u8]) {
     assert!(matches!(verdict, Verdict::Forward { .. }), "{verdict:?}");
 }
 
-criterion_group!(benches, headers, transforms);
+/// Two minutes for all benchmarks of the crate together.
+fn brief() -> Criterion {
+    Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2))
+}
+
+criterion_group!(name = benches; config = brief(); targets = headers, transforms);
 criterion_main!(benches);

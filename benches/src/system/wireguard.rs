@@ -43,10 +43,19 @@ impl WireGuard {
         Ok(WireGuard { name: name.to_owned(), daemon: daemon.to_owned(), wg, keys })
     }
 
+    /// boringtun reads no longer packets than the interface's MTU was when it made it: 1500.
+    fn mtu(&self, shape: Shape) -> u32 {
+        let fits = shape.underlay_mtu - OVERHEAD_BYTES;
+        if self.program().contains("boringtun") { fits.min(1500) } else { fits }
+    }
+
+    fn program(&self) -> String {
+        self.daemon.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     fn command(&self, interface: &str) -> Command {
         let mut command = Command::new(&self.daemon);
-        let program = self.daemon.file_name().unwrap_or_default().to_string_lossy();
-        if program.contains("wireguard-go") {
+        if self.program().contains("wireguard-go") {
             command.args(["-f", interface]).env("LOG_LEVEL", "error");
         } else {
             command.args(["--foreground", "--disable-drop-privileges", interface]);
@@ -91,7 +100,7 @@ impl System for WireGuard {
             set.arg("allowed-ips").arg(format!("{}/32", overlay(other)));
             set.arg("endpoint").arg(format!("{}:{PORT}", rig.address_towards(other, number)));
             machine.run(set, Duration::from_secs(5))?.stdout()?;
-            let mtu = rig.shape().underlay_mtu - OVERHEAD_BYTES;
+            let mtu = self.mtu(rig.shape());
             machine.ip(&format!("addr add {}/24 dev {interface}", overlay(number)))?;
             machine.ip(&format!("link set {interface} mtu {mtu} up"))?;
         }
