@@ -2,7 +2,7 @@
 //!
 //! Everything random comes from one seed, which a failing run prints. Two runs of one seed are equal to the last
 //! datagram. `MESHNET_SIM_SEED` runs every scenario with that seed alone, `MESHNET_SIM_RUNS` with that
-//! many seeds; `MESHNET_SIM_TRACE=notes` prints what
+//! many seeds (from `MESHNET_SIM_FROM` on); `MESHNET_SIM_TRACE=notes` prints what
 //! happens, `MESHNET_SIM_TRACE=datagrams` every datagram too.
 //!
 //! Whatever a scenario does, the world fails it when a packet arrives twice, altered, at the wrong machine, or in the
