@@ -68,6 +68,8 @@ pub const PROBE_OTHER: Duration = Duration::from_secs(5);
 pub const PROBE_DEAD: Duration = Duration::from_secs(2);
 /// Time between keepalive probes when no traffic flows; under the 30 s that impatient NATs keep a UDP mapping.
 pub const KEEPALIVE: Duration = Duration::from_secs(15);
+/// Shortest time between two probes of an unproven path on which something is heard.
+const PROBE_PAUSE: Duration = Duration::from_millis(100);
 /// Traffic this long ago still counts as flowing.
 pub const ACTIVE_FOR: Duration = Duration::from_secs(3);
 /// A peer without traffic for this long, that is not kept for the control plane, is no longer probed.
@@ -315,7 +317,9 @@ impl PathSet {
         if let Some(path) = self.paths.get_mut(&id) {
             path.last_heard = Some(now);
             if !path.proven {
-                path.next_probe = now;
+                // What is heard may be a probe, sent because ours was heard: without a pause the two multiply.
+                let paused = path.in_flight.last().map_or(now, |flight| flight.sent + PROBE_PAUSE);
+                path.next_probe = path.next_probe.min(paused.max(now));
             }
         }
         new
