@@ -324,6 +324,10 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&member) else { return };
         peer.unanswered = 0;
         peer.last_handshake = Some(now.mono);
+        // A relay that has restarted gives its labels to others: they are only as old as the session.
+        peer.labels.clear();
+        // So is the greeting: if the one that comes with these keys is lost, the boot is not known.
+        peer.hello = None;
         let was_up = std::mem::replace(&mut peer.up, true);
         if let Some(path) = path {
             peer.paths.prove(now.mono, path);
