@@ -26,6 +26,8 @@ use crate::time::{Mono, Now, UnixMs};
 const BATCH: Duration = Duration::from_millis(50);
 /// Databases of two neighbours are compared this often.
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
+/// Keys this young were made with the peer as it runs now, not as it ran before a restart.
+const FRESH: Duration = Duration::from_secs(5);
 /// Records that wait for the certificate or key epoch that they name.
 const MAX_WAITING: usize = 64;
 /// Subnets that one node announces: with [`super::links::MAX_OWN_LINKS`] they always fit a record.
@@ -294,7 +296,9 @@ impl Node {
         }
         self.refresh_paths(now, origin);
         let Some(peer) = self.peers.get_mut(&origin) else { return };
-        if peer.up && peer.hello.as_ref().is_some_and(|(known, _)| *known < boot) {
+        // Its handshake may have been faster than its record.
+        let fresh = peer.session.keypairs().any(|keypair| now.mono.since(keypair.created) < FRESH);
+        if peer.up && !fresh && peer.hello.as_ref().is_some_and(|(known, _)| *known < boot) {
             // It has restarted and lost its keys: do not wait for the paths to fall silent.
             peer.hello = None;
             if peer.paths.is_idle(now.mono) {
