@@ -3,14 +3,17 @@
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use meshnet::crypto::{Opener, Sealer, Suite};
+use meshnet::dataplane::meta::{Checksum, Meta, Offloads, Segmentation};
 use meshnet::dataplane::snapshot::{MemberSlot, Receivers};
+use meshnet::dataplane::split::{Fill, Split};
 use meshnet::dataplane::{
-    Carrier, HEADROOM, LocalPrefixes, PeerStats, PeerTx, Receiver, RelayHop, RelayTable, Rx, Snapshot,
+    Carrier, HEADROOM, LocalPrefixes, PeerStats, PeerTx, Receiver, RelayHop, RelayTable, Run, Rx, Snapshot,
     TAILROOM, Tx, TxVerdict, Verdict,
 };
 use meshnet::membership::SourceTableBuilder;
@@ -83,6 +86,7 @@ fn snapshot(at: usize, relayed: bool) -> Snapshot {
             sealer: sealer(at, other),
             primary,
             duplicate: None,
+            offload: true,
             stats: stats.clone(),
         })));
         let opener = Arc::new(Opener::new(Suite::Aes256Gcm, &key(other, at)));
@@ -135,7 +139,7 @@ fn sent(tx: &mut Tx, from: &Snapshot, packet: &[u8]) -> Vec<u8> {
     let mut buf = vec![0; HEADROOM + packet.len() + TAILROOM];
     let range = HEADROOM..HEADROOM + packet.len();
     buf[range.clone()].copy_from_slice(packet);
-    match tx.process(from, NOW, &mut buf, range) {
+    match tx.process(from, NOW, &mut buf, range, &Meta::PLAIN) {
         TxVerdict::Send { first, .. } => buf[first.range].to_vec(),
         other => panic!("{other:?}"),
     }
@@ -174,7 +178,7 @@ fn transforms(c: &mut Criterion) {
             let range = HEADROOM..HEADROOM + len;
             b.iter(|| {
                 buf[range.clone()].copy_from_slice(&inner);
-                tx.process(&from, NOW, black_box(&mut buf), range.clone())
+                tx.process(&from, NOW, black_box(&mut buf), range.clone(), &Meta::PLAIN)
             });
         });
         group.bench_function(BenchmarkId::new("socket to device", len), |b| {
@@ -216,5 +220,79 @@ fn brief() -> Criterion {
     Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2))
 }
 
-criterion_group!(name = benches; config = brief(); targets = headers, transforms);
+/// Payload bytes of a segment at the default MTU, with TCP timestamps.
+const SEGMENT: usize = 1302;
+/// Headers of IPv4 and TCP with timestamps.
+const HEADERS: usize = 52;
+
+/// A TCP super-packet over IPv4, as long as one segmented send allows.
+fn super_packet() -> (Vec<u8>, Meta) {
+    let mut packet = packet(HEADERS + 46 * SEGMENT);
+    (packet[9], packet[32]) = (6, 0x80);
+    packet[33] = 0x10;
+    let meta = Meta {
+        segmentation: Segmentation::Tcp4 { size: SEGMENT as u16 },
+        checksum: Checksum::Partial { start: 20, offset: 16 },
+        header_len: HEADERS as u16,
+    };
+    (packet, meta)
+}
+
+/// Cuts and seals a super-packet behind itself in `buf`; gives the place of the datagrams.
+fn cut(tx: &mut Tx, from: &Snapshot, buf: &mut [u8], inner: &Range<usize>, meta: &Meta) -> Vec<Range<usize>> {
+    let TxVerdict::Cut(mut cut) = tx.process(from, NOW, buf, inner.clone(), meta) else {
+        panic!("a super-packet is cut")
+    };
+    let room = inner.end + TAILROOM..buf.len();
+    let (burst, _) = cut.seal(buf, inner.clone(), room).expect("room for all segments");
+    assert_eq!(cut.left(), 0);
+    burst.datagrams().collect()
+}
+
+fn super_packets(c: &mut Criterion) {
+    let mut group = c.benchmark_group("super-packet");
+    let (packet, meta) = super_packet();
+    group.throughput(Throughput::Bytes(packet.len() as u64));
+    let split = Split::new(&packet, &meta).expect("a super-packet");
+    for (name, fill) in [("split", Fill::Leave), ("split with checksums", Fill::Complete)] {
+        let mut out = vec![0; HEADERS + SEGMENT];
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                for index in 0..split.count() {
+                    split.write(black_box(&packet), index, fill, &mut out[..split.len_of(index)]);
+                }
+            });
+        });
+    }
+    let inner = HEADROOM..HEADROOM + packet.len();
+    let mut buf = vec![0; HEADROOM + 2 * packet.len() + 60 * (HEADROOM + HEADERS + TAILROOM)];
+    buf[inner.clone()].copy_from_slice(&packet);
+    let (mut tx, from) = (Tx::new(), snapshot(0, false));
+    group.bench_function("device to socket", |b| {
+        b.iter(|| cut(&mut tx, &from, black_box(&mut buf), &inner, &meta));
+    });
+    let (mut rx, at, mut run) = (Rx::new(), snapshot(1, false), Run::new(Offloads::ALL));
+    group.bench_function("socket to device", |b| {
+        b.iter_batched_ref(
+            || {
+                let mut buf = buf.clone();
+                let datagrams = cut(&mut tx, &from, &mut buf, &inner, &meta);
+                (buf, datagrams)
+            },
+            |(buf, datagrams)| {
+                for datagram in datagrams.iter() {
+                    let verdict = rx.process(&at, NOW, SOCKET, endpoint(0), black_box(buf), datagram.clone());
+                    let Verdict::Deliver { packet, segment, .. } = verdict else { panic!("{verdict:?}") };
+                    assert!(run.push(buf, packet, &segment));
+                }
+                let (_, pieces) = run.finish(buf).expect("something to write");
+                assert_eq!(pieces.len(), datagrams.len());
+            },
+            criterion::BatchSize::LargeInput,
+        );
+    });
+    group.finish();
+}
+
+criterion_group!(name = benches; config = brief(); targets = headers, transforms, super_packets);
 criterion_main!(benches);

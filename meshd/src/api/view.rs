@@ -62,6 +62,12 @@ pub struct Interface {
     pub name: String,
     /// Its MTU, in bytes.
     pub mtu: u32,
+    /// What the kernel takes over: `checksum`, `tcp`, and `udp` (super-packets) joined by `+`, or `none`.
+    #[serde(default)]
+    pub offload: String,
+    /// Why it is that.
+    #[serde(default)]
+    pub offload_reason: String,
 }
 
 /// Another member.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use meshnet::io::tun::Wish;
 use toml::Spanned;
 
 use diagnose::{Findings, example, nearest};
@@ -60,6 +61,8 @@ pub struct Config {
     pub interface: String,
     /// The device's MTU, in bytes.
     pub mtu: u16,
+    /// Whether the kernel is asked to carry packets in batches, in device and sockets.
+    pub offload: Wish,
     /// UDP addresses to listen on; at least one. `[::]` stands for both families, or for IPv4 where there is no IPv6.
     pub listen: Vec<SocketAddr>,
     /// Endpoints at which the node can be reached from outside.
@@ -131,6 +134,7 @@ impl Default for Config {
             state: None,
             interface: DEFAULT_INTERFACE.into(),
             mtu: DEFAULT_MTU,
+            offload: Wish::Auto,
             listen: vec![(IpAddr::V6(Ipv6Addr::UNSPECIFIED), DEFAULT_PORT).into()],
             endpoints: Vec::new(),
             datacenter: None,
@@ -189,6 +193,7 @@ impl Config {
         check(self.state == new.state, "state");
         check(self.interface == new.interface, "interface");
         check(self.mtu == new.mtu, "mtu");
+        check(self.offload == new.offload, "offload");
         check(self.listen == new.listen, "listen");
         check(self.fwmark == new.fwmark, "fwmark");
         check(self.route_table == new.route_table, "route_table");
@@ -308,6 +313,17 @@ fn resolve(raw: Raw, findings: &mut Findings<'_>) -> Config {
     integer("route_table", raw.route_table, 1..=i64::from(u32::MAX), findings, |value| {
         config.route_table = Some(value as u32);
     });
+    if let Some(offload) = raw.offload {
+        match offload.get_ref().as_str() {
+            "auto" => config.offload = Wish::Auto,
+            "off" => config.offload = Wish::Off,
+            other => findings.add(
+                offload.span(),
+                format!("`{other}` is no choice for `offload`"),
+                Some("write \"auto\" or \"off\"".into()),
+            ),
+        }
+    }
     if let Some(listen) = raw.listen {
         config.listen = resolve_listen(listen, findings);
     }

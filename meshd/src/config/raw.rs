@@ -15,6 +15,8 @@ pub struct Raw {
     pub interface: Option<Spanned<String>>,
     /// The device's MTU, in bytes.
     pub mtu: Option<Spanned<i64>>,
+    /// Whether to let the kernel carry packets in batches.
+    pub offload: Option<Spanned<String>>,
     /// UDP addresses to listen on.
     pub listen: Option<Vec<Spanned<String>>>,
     /// Endpoints at which the node can be reached from outside.
@@ -48,6 +50,7 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("state", r#"state = "/var/lib/meshd""#),
     ("interface", r#"interface = "mesh0""#),
     ("mtu", "mtu = 1354"),
+    ("offload", r#"offload = "auto""#),
     ("listen", r#"listen = ["[::]:4655"]"#),
     ("endpoints", r#"endpoints = ["vpn.example.org:4655"]"#),
     ("datacenter", r#"datacenter = "ams""#),

@@ -69,6 +69,12 @@ impl Choices {
             "[{ prefix = \"192.168.7.0/24\", weight = 100 }]".into(),
         );
         line("The overlay's network device.", "interface", None, format!("\"{}\"", default.interface));
+        line(
+            "off: one packet a system call, should a kernel's batches be broken.",
+            "offload",
+            None,
+            "\"auto\"".into(),
+        );
         line("error, warn, info, debug, or trace.", "log", None, "\"info\"".into());
         text
     }

@@ -59,6 +59,8 @@ impl Service {
         status.interface = crate::api::view::Interface {
             name: parts.network.name().to_owned(),
             mtu: parts.config.mtu.into(),
+            offload: parts.network.offload().0.to_string(),
+            offload_reason: parts.network.offload().1.to_string(),
         };
         status.warnings.extend(network::forwarding_warning(&parts.config));
         if parts.store.is_failing() {

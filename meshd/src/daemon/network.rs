@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use meshnet::dataplane::tx::super_packet_max_bytes;
 use meshnet::io::netlink::{Exclude, LinkSettings, Netlink, NetlinkError, RouteOptions};
-use meshnet::io::tun::Device;
+use meshnet::io::tun::{Offloads, Opened, Reason};
 use meshnet::membership::member_network6;
 use meshnet::node::{self, Settings};
 use proto::id::Name;
@@ -22,6 +23,7 @@ const QUEUE_PACKETS: u32 = 1000;
 pub(super) struct Network {
     netlink: Netlink,
     name: String,
+    offload: (Offloads, Reason),
     routes: RouteOptions,
     /// The overlay's own networks: never dialled as underlay.
     overlay: Vec<IpNet>,
@@ -33,9 +35,10 @@ impl Network {
         netlink: Netlink,
         home: &Home,
         config: &Config,
-        device: &dyn Device,
+        device: &Opened,
     ) -> Result<Network, NetlinkError> {
-        let index = device.index();
+        let (index, name) = (device.first().index(), device.first().name().to_owned());
+        let offload = (device.first().offloads(), device.reason);
         let network4 = home.chain.current().network4;
         let network6 = member_network6(home.chain.mesh());
         let with_network = |address: IpAddr| match address {
@@ -53,6 +56,7 @@ impl Network {
         let link = LinkSettings {
             mtu: Some(config.mtu.into()),
             queue_packets: Some(QUEUE_PACKETS),
+            super_packet_bytes: offload.0.tcp.then(|| super_packet_max_bytes(config.mtu)),
             no_link_local: true,
             up: true,
         };
@@ -74,7 +78,12 @@ impl Network {
             ..RouteOptions::new(index)
         };
         let overlay = network4.map(IpNet::V4).into_iter().chain([IpNet::V6(network6)]).collect();
-        Ok(Network { netlink, name: device.name().to_owned(), routes, overlay })
+        Ok(Network { netlink, name, offload, routes, overlay })
+    }
+
+    /// What the device takes over from us, and why.
+    pub(super) fn offload(&self) -> (Offloads, Reason) {
+        self.offload
     }
 
     /// The device's name.

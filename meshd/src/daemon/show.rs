@@ -35,7 +35,12 @@ pub(super) fn status(node: &Node, now: Now) -> Status {
             certificate_expires_s: view.certificate_ends_s,
             key_epoch: view.key_epoch.0,
         },
-        interface: Interface { name: String::new(), mtu: 0 },
+        interface: Interface {
+            name: String::new(),
+            mtu: 0,
+            offload: String::new(),
+            offload_reason: String::new(),
+        },
         peers: view.peers.iter().map(peer).collect(),
         warnings: view.warnings.iter().map(warning).collect(),
         drops: BTreeMap::new(),

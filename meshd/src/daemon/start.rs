@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use meshnet::crypto::{Secret, TransportSecret};
 use meshnet::io::clock;
 use meshnet::io::netlink::{Netlink, Watch};
-use meshnet::io::tun::{self, Device};
+use meshnet::io::tun;
 use meshnet::io::udp::{self, Bind, BindError};
 use meshnet::membership::IdentitySecret;
 use meshnet::node::{self, Node, NodeConfig, OwnEpoch};
@@ -106,8 +106,8 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
     let (sockets, listening) = open_sockets(&config, &options.config)?;
     let device = open_device(&config, &options.config)?;
     let netlink = Netlink::connect().map_err(netlink_error)?;
-    let network = Network::set_up(netlink, &home, &config, device.as_ref()).await.map_err(netlink_error)?;
-    let watch = Watch::new(Some(device.index())).map_err(netlink_error)?;
+    let network = Network::set_up(netlink, &home, &config, &device).await.map_err(netlink_error)?;
+    let watch = Watch::new(Some(device.first().index())).map_err(netlink_error)?;
     let mut rng: StdRng = rand::make_rng();
     let resolver = Resolver::start(config.endpoints.clone(), StdRng::from_rng(&mut rng));
     let interface_addresses = network.local_addresses().await;
@@ -125,6 +125,7 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
             boot,
             timestamp_floor_us: floor,
             cache: cache.to_vec(),
+            offload: device.first().offloads().checksum,
             version: env!("CARGO_PKG_VERSION").into(),
             settings,
         },
@@ -141,7 +142,7 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
     tokio::spawn(server::serve(listener, calls_tx));
     let snapshot = Arc::new(ArcSwap::default());
     let (reports_tx, reports) = mpsc::channel(CHANNEL_LEN);
-    let lanes = Lanes::start(&[device], sockets, snapshot.clone(), reports_tx)
+    let lanes = Lanes::start(&device.queues, sockets, snapshot.clone(), reports_tx)
         .context("cannot start the data plane's threads")?;
     let certificate = home.certificate.body();
     info!(
@@ -206,8 +207,10 @@ fn open_sockets(config: &Config, path: &Path) -> Result<(Sockets, Vec<node::Sock
     let mut listening = Vec::new();
     for (number, address) in config.listen.iter().take(SOCKETS_MAX).enumerate() {
         let mark = (config.fwmark != 0).then_some(config.fwmark);
-        let open =
-            |mark| udp::Socket::bind(&udp::Options { mark, ..udp::Options::new(Bind::from(*address)) });
+        let offload = config.offload == tun::Wish::Auto;
+        let open = |mark| {
+            udp::Socket::bind(&udp::Options { mark, offload, ..udp::Options::new(Bind::from(*address)) })
+        };
         let socket = match open(mark) {
             // The mark only matters to routing rules; without the right to set it there can be none of ours.
             Err(BindError::Permission(_)) if mark.is_some() => open(None),
@@ -232,14 +235,12 @@ fn describe(id: SocketId, socket: &udp::Socket) -> node::Socket {
     node::Socket { id, port: local.port(), ipv4: socket.serves(any4), ipv6: socket.serves(any6), bound }
 }
 
-fn open_device(config: &Config, path: &Path) -> Result<Arc<dyn Device>, Error> {
-    let opened = tun::open(&tun::Options { name: config.interface.clone() });
-    let mut queues = opened.map_err(|cause| match cause {
+fn open_device(config: &Config, path: &Path) -> Result<tun::Opened, Error> {
+    let options = tun::Options { name: config.interface.clone(), offload: config.offload, queues: 1 };
+    tun::open(&options).map_err(|cause| match cause {
         cause if cause.is_permission() => Error::Permission(Permission(cause.to_string())),
         cause => Error::Interface { cause, config: path.to_owned() },
-    })?;
-    // The plain device has one queue.
-    Ok(queues.swap_remove(0))
+    })
 }
 
 fn netlink_error(error: meshnet::io::netlink::NetlinkError) -> anyhow::Error {

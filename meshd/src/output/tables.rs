@@ -20,6 +20,7 @@ pub fn status(status: &Status, style: Style) -> String {
     line("node", format!("{} in mesh {}", node.name, node.mesh));
     line("addresses", join(&node.addresses));
     line("device", format!("{}, MTU {}", status.interface.name, status.interface.mtu));
+    line("offload", format!("{} ({})", status.interface.offload, status.interface.offload_reason));
     line("listens on", join(&node.listen));
     line("endpoints", join(&node.endpoints));
     line("subnets", join(&node.subnets));
@@ -282,7 +283,12 @@ mod tests {
                 certificate_expires_s: 0,
                 key_epoch: 1,
             },
-            interface: Interface { name: "mesh0".into(), mtu: 1380 },
+            interface: Interface {
+                name: "mesh0".into(),
+                mtu: 1380,
+                offload: "checksum+tcp".into(),
+                offload_reason: "granted by the kernel".into(),
+            },
             peers: vec![],
             warnings: vec!["look here".into()],
             drops: Default::default(),

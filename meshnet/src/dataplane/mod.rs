@@ -12,16 +12,25 @@
 //! ```
 //!
 //! A short relay header has no ids and starts 32 bytes later.
+//!
+//! A super-packet of the kernel is cut ([`split`]) into segments that stand alone and lie one behind the other, each with
+//! only as much room before it as its path needs, so that one segmented send takes them all. Their transport checksums
+//! are left to the receiver, who puts together what arrived in order ([`merge`]) and leaves them to its kernel.
 
+pub mod checksum;
+pub mod merge;
+pub mod meta;
 pub mod packet;
 pub mod relay;
 pub mod rx;
 pub mod snapshot;
+pub mod split;
 pub mod tx;
 
+pub use merge::{Run, Segment};
 pub use rx::{Notice, Rx, Verdict, Via};
 pub use snapshot::{Carrier, LocalPrefixes, PeerStats, PeerTx, Receiver, RelayHop, RelayTable, Snapshot};
-pub use tx::{Outgoing, Tx, TxVerdict};
+pub use tx::{Burst, Cut, Outgoing, Tx, TxVerdict};
 
 use proto::data;
 use proto::relay as wire;

@@ -1,4 +1,4 @@
-//! The little that is read of an inner packet: version, length, and addresses.
+//! The little that is read of an inner packet: version, length, addresses, and where its headers end.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -53,4 +53,149 @@ pub fn is_unicast(address: IpAddr) -> bool {
             !(v6.is_multicast() || v6.is_unspecified() || v6.is_loopback() || v6.is_unicast_link_local())
         }
     }
+}
+
+/// A transport protocol whose checksum can be left to somebody else, and whose packets can be cut and merged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// TCP (RFC 9293).
+    Tcp,
+    /// UDP (RFC 768).
+    Udp,
+}
+
+impl Transport {
+    /// Its number in the IP header.
+    pub const fn number(self) -> u8 {
+        match self {
+            Transport::Tcp => 6,
+            Transport::Udp => 17,
+        }
+    }
+
+    /// Place of the checksum in its header.
+    pub const fn checksum_at(self) -> usize {
+        match self {
+            Transport::Tcp => 16,
+            Transport::Udp => 6,
+        }
+    }
+}
+
+/// Where the headers of an unfragmented TCP or UDP packet lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Layout {
+    /// Whether it is IPv4; else IPv6.
+    pub is_v4: bool,
+    /// What it carries.
+    pub transport: Transport,
+    /// Length in bytes of the IP header with options or extension headers: where the transport header begins.
+    pub network_len: usize,
+    /// Length in bytes of all headers: where the payload begins.
+    pub header_len: usize,
+}
+
+/// Most IPv6 extension headers that are walked over. RFC 8200 section 4.1 wants each at most once, but for one.
+const MAX_EXTENSIONS: usize = 6;
+
+impl Layout {
+    /// Reads the headers of a packet for which [`addresses`] gave something. `None` for fragments, for other protocols,
+    /// and for headers that do not fit into the packet.
+    ///
+    /// IPv6 extension headers are walked over, except for a routing header on its way: the checksum of such a packet is
+    /// not over the destination that it has now (RFC 8200 section 8.1).
+    pub fn of(packet: &[u8]) -> Option<Layout> {
+        let (is_v4, protocol, network_len) = match packet.first()? >> 4 {
+            4 => {
+                let header: &[u8; 20] = packet.first_chunk()?;
+                let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff;
+                if fragment != 0 {
+                    return None;
+                }
+                (true, header[9], usize::from(header[0] & 0x0f) * 4)
+            }
+            6 => {
+                let (protocol, network_len) = walk_extensions(packet)?;
+                (false, protocol, network_len)
+            }
+            _ => return None,
+        };
+        let header = packet.get(network_len..)?;
+        let (transport, transport_len) = match protocol {
+            6 => (Transport::Tcp, usize::from(header.get(12)? >> 4) * 4),
+            17 => (Transport::Udp, 8),
+            _ => return None,
+        };
+        let too_short = transport == Transport::Tcp && transport_len < 20;
+        if too_short || header.len() < transport_len {
+            return None;
+        }
+        Some(Layout { is_v4, transport, network_len, header_len: network_len + transport_len })
+    }
+
+    /// Source and destination as they lie in the IP header of `packet`, for the pseudo-header.
+    pub fn addresses<'a>(&self, packet: &'a [u8]) -> &'a [u8] {
+        if self.is_v4 { &packet[12..20] } else { &packet[8..40] }
+    }
+
+    /// Place of the transport checksum in the packet.
+    pub fn checksum_at(&self) -> usize {
+        self.network_len + self.transport.checksum_at()
+    }
+
+    /// Whether the IP header has neither options nor extension headers.
+    pub fn is_bare(&self) -> bool {
+        self.network_len == if self.is_v4 { 20 } else { 40 }
+    }
+}
+
+/// The layout of a packet whose transport checksum is left to be computed; `None` if nobody but who made it can tell
+/// where the checksum lies and what it is over.
+pub fn checksummed(packet: &[u8]) -> Option<Layout> {
+    let layout = Layout::of(packet)?;
+    let transport = &packet[layout.network_len..];
+    let fits = match layout.transport {
+        Transport::Tcp => true,
+        Transport::Udp => usize::from(u16::from_be_bytes([transport[4], transport[5]])) == transport.len(),
+    };
+    fits.then_some(layout)
+}
+
+/// Carries a mark of congestion from the outer packet in (RFC 6040 section 4.2): a packet of an ECN-capable transport
+/// becomes CE. Others stay as they are. `packet` is one for which [`addresses`] gave something.
+pub fn mark_congestion(packet: &mut [u8]) {
+    const CE: u8 = 3;
+    let is_v4 = packet[0] >> 4 == 4;
+    let ecn = if is_v4 { packet[1] & CE } else { (packet[1] >> 4) & CE };
+    if ecn == 0 || ecn == CE {
+        return;
+    }
+    if !is_v4 {
+        packet[1] |= CE << 4;
+        return;
+    }
+    packet[1] |= CE;
+    let header_len = usize::from(packet[0] & 0x0f) * 4;
+    packet[10..12].fill(0);
+    let sum = !super::checksum::sum(&packet[..header_len]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// The transport protocol and where its header begins.
+fn walk_extensions(packet: &[u8]) -> Option<(u8, usize)> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const DESTINATION: u8 = 60;
+    let (mut kind, mut at) = (*packet.get(6)?, 40);
+    for _ in 0..=MAX_EXTENSIONS {
+        match kind {
+            HOP_BY_HOP | DESTINATION => {}
+            ROUTING if *packet.get(at + 3)? == 0 => {}
+            ROUTING => return None,
+            other => return Some((other, at)),
+        }
+        kind = *packet.get(at)?;
+        at += usize::from(*packet.get(at + 1)?) * 8 + 8;
+    }
+    None
 }

@@ -12,23 +12,27 @@ const COVERED: usize = 16;
 /// Longest input of a hop tag: long header and the covered part.
 const MAX_AAD: usize = wire::LONG_LEN + COVERED;
 
-/// Writes a relay header and hop tag before the inner datagram in `buf[inner]`. There must be room before it:
-/// [`wire::LONG_LEN`] or [`wire::HEADER_LEN`], and [`wire::HOP_TAG_LEN`]. Returns where the whole datagram lies, or
-/// `None` when the hop's session is used up.
+/// Bytes that a relay header with `label` takes before the inner datagram, hop tag included.
+pub fn prefix_len(label: RelayLabel) -> usize {
+    let header_len = if label == RelayLabel::LONG { wire::LONG_LEN } else { wire::HEADER_LEN };
+    header_len + wire::HOP_TAG_LEN
+}
+
+/// Writes a relay header and hop tag before the inner datagram in `buf[inner]`, with `counter` out of the hop's session.
+/// There must be [`prefix_len`] bytes of room before it. Returns where the whole datagram lies.
 pub fn wrap(
     buf: &mut [u8],
     inner: Range<usize>,
-    hop: &Sealer,
+    (hop, counter): (&Sealer, Counter),
     label: RelayLabel,
     destination: MemberId,
     source: MemberId,
-) -> Option<Range<usize>> {
+) -> Range<usize> {
     let ids = (label == RelayLabel::LONG).then_some((destination, source));
-    let counter = hop.reserve(1)?;
     let header = wire::Header { ttl: wire::MAX_TTL, label, receiver: hop.remote_index(), counter, ids };
-    let start = inner.start - wire::HOP_TAG_LEN - header.len();
+    let start = inner.start - prefix_len(label);
     stamp(&mut buf[start..inner.end], &header, hop);
-    Some(start..inner.end)
+    start..inner.end
 }
 
 /// Writes `header` and its hop tag at the start of `datagram`, which already has its inner part in place.

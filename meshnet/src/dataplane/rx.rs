@@ -11,8 +11,10 @@ use proto::datagram::Kind;
 use proto::id::{MemberId, ReceiverIndex, RelayLabel};
 use proto::relay as wire;
 
+use super::merge::Segment;
+use super::packet::{self, Addresses};
 use super::snapshot::{IndexHasher, MemberSlot, Receiver, Snapshot};
-use super::{Drop, packet, relay};
+use super::{Drop, relay};
 use crate::crypto::ReplayWindow;
 use crate::path::SocketId;
 use crate::time::Mono;
@@ -55,6 +57,8 @@ pub enum Verdict {
         packet: Range<usize>,
         /// Who sent it.
         from: MemberSlot,
+        /// Whether it is part of something longer, and what is left to compute: for [`super::Run::push`].
+        segment: Segment,
     },
     /// Control frames for the control plane.
     Control {
@@ -132,6 +136,8 @@ pub struct Rx {
     sessions: HashMap<ReceiverIndex, Inbound, BuildHasherDefault<IndexHasher>>,
     notices: VecDeque<Notice>,
     relay_told: Mono,
+    /// What was admitted last under this snapshot: the next packet is mostly of the same flow.
+    admitted: Option<(MemberSlot, Addresses)>,
 }
 
 struct Inbound {
@@ -157,6 +163,7 @@ impl Rx {
     ) -> Verdict {
         if self.generation != snapshot.generation {
             self.generation = snapshot.generation;
+            self.admitted = None;
             self.sessions.retain(|index, _| snapshot.receivers.contains_key(index));
         }
         let via = Via::Direct { socket, from };
@@ -214,7 +221,37 @@ impl Rx {
         if !traffic {
             return Verdict::Keepalive;
         }
-        admit(snapshot, receiver, buf, content)
+        let packet = &buf[content.clone()];
+        if let Err(reason) = self.admit(snapshot, receiver.slot, packet) {
+            return Verdict::Drop(reason);
+        }
+        let partial = match trailer.flags.contains(data::TrailerFlags::CSUM_PARTIAL) {
+            true => match packet::checksummed(packet) {
+                Some(layout) => Some(layout),
+                None => return Verdict::Drop(Drop::Malformed),
+            },
+            false => None,
+        };
+        receiver.stats.received(content.len());
+        let segment = Segment { receiver: header.receiver, counter: header.counter, trailer, partial };
+        Verdict::Deliver { packet: content, from: receiver.slot, segment }
+    }
+
+    /// The checks on an inner packet: well-formed, from an address of the sender's certificate, to an address or subnet
+    /// of this node (a member is no router for the mesh unless it announces the prefix).
+    fn admit(&mut self, snapshot: &Snapshot, from: MemberSlot, packet: &[u8]) -> Result<(), Drop> {
+        let addresses = packet::addresses(packet).ok_or(Drop::Malformed)?;
+        if self.admitted == Some((from, addresses)) {
+            return Ok(());
+        }
+        if !snapshot.sources.accepts(&addresses.source, from) {
+            return Err(Drop::SourceNotCertified);
+        }
+        if !snapshot.local.contains(addresses.destination) {
+            return Err(Drop::NotForUs);
+        }
+        self.admitted = Some((from, addresses));
+        Ok(())
     }
 
     fn relayed(&mut self, snapshot: &Snapshot, now: Mono, buf: &mut [u8], datagram: Range<usize>) -> Verdict {
@@ -337,20 +374,4 @@ impl Inbound {
         self.ways.push((via, now));
         true
     }
-}
-
-/// The checks on an inner packet: well-formed, from an address of the sender's certificate, to an address or subnet of
-/// this node (a member is no router for the mesh unless it announces the prefix).
-fn admit(snapshot: &Snapshot, receiver: &Receiver, buf: &[u8], content: Range<usize>) -> Verdict {
-    let Some(addresses) = packet::addresses(&buf[content.clone()]) else {
-        return Verdict::Drop(Drop::Malformed);
-    };
-    if !snapshot.sources.accepts(&addresses.source, receiver.slot) {
-        return Verdict::Drop(Drop::SourceNotCertified);
-    }
-    if !snapshot.local.contains(addresses.destination) {
-        return Verdict::Drop(Drop::NotForUs);
-    }
-    receiver.stats.received(content.len());
-    Verdict::Deliver { packet: content, from: receiver.slot }
 }

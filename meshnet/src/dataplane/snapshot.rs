@@ -87,6 +87,8 @@ pub struct PeerTx {
     pub primary: Carrier,
     /// A second path that gets everything too, while the first is in doubt.
     pub duplicate: Option<Carrier>,
+    /// Its device takes partial checksums and super-packets: transport checksums are left to it.
+    pub offload: bool,
     /// Traffic counters.
     pub stats: Arc<PeerStats>,
 }
@@ -202,9 +204,9 @@ pub struct PeerStats {
 }
 
 impl PeerStats {
-    pub(super) fn sent(&self, len: usize) {
+    pub(super) fn sent(&self, packets: usize, len: usize) {
         self.tx_bytes.fetch_add(len as u64, Ordering::Relaxed);
-        self.tx_packets.fetch_add(1, Ordering::Relaxed);
+        self.tx_packets.fetch_add(packets as u64, Ordering::Relaxed);
     }
 
     pub(super) fn received(&self, len: usize) {

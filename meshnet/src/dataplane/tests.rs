@@ -1,3 +1,5 @@
+mod offload;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -5,6 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proto::id::{MemberId, ReceiverIndex, RelayLabel};
 
+use super::meta::Meta;
 use super::snapshot::{MemberSlot, Receivers};
 use super::*;
 use crate::crypto::{Opener, Sealer, Suite};
@@ -75,6 +78,7 @@ fn snapshot(at: usize, relayed: Option<RelayLabel>) -> Snapshot {
             sealer,
             primary,
             duplicate: None,
+            offload: false,
             stats: stats.clone(),
         }));
         let receiver = Receiver {
@@ -126,14 +130,15 @@ fn udp(from: IpAddr, to: IpAddr, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// Passes a packet through the sender's transform; returns the datagram.
-fn send(snapshot: &Snapshot, packet: &[u8]) -> Result<Vec<u8>, TxVerdict> {
+/// Passes a plain packet through the sender's transform; returns the datagram, or why it was dropped.
+fn send(snapshot: &Snapshot, packet: &[u8]) -> Result<Vec<u8>, Option<Drop>> {
     let mut buf = vec![0; HEADROOM + packet.len() + TAILROOM];
     let range = HEADROOM..HEADROOM + packet.len();
     buf[range.clone()].copy_from_slice(packet);
-    match Tx::new().process(snapshot, NOW, &mut buf, range) {
+    match Tx::new().process(snapshot, NOW, &mut buf, range, &Meta::PLAIN) {
         TxVerdict::Send { first, .. } => Ok(buf[first.range].to_vec()),
-        other => Err(other),
+        TxVerdict::Drop(reason) => Err(Some(reason)),
+        TxVerdict::HandUp | TxVerdict::Cut(_) => Err(None),
     }
 }
 
@@ -194,13 +199,15 @@ fn a_packet_that_came_by_two_paths_is_delivered_once() {
         sealer: peer.sealer.clone(),
         primary: peer.primary.clone(),
         duplicate: Some(Carrier::Direct { socket: SOCKET, to: endpoint(1) }),
+        offload: peer.offload,
         stats: peer.stats.clone(),
     }));
     let packet = udp(overlay(0), overlay(1), b"twice");
     let mut buf = vec![0; HEADROOM + packet.len() + TAILROOM];
     let range = HEADROOM..HEADROOM + packet.len();
     buf[range.clone()].copy_from_slice(&packet);
-    let TxVerdict::Send { first, second: Some(second) } = Tx::new().process(&sender, NOW, &mut buf, range)
+    let TxVerdict::Send { first, second: Some(second) } =
+        Tx::new().process(&sender, NOW, &mut buf, range, &Meta::PLAIN)
     else {
         panic!("two datagrams")
     };
@@ -234,14 +241,14 @@ fn a_member_is_no_router_to_what_it_does_not_announce() {
 fn packets_with_foreign_sources_and_malformed_packets_do_not_leave_the_device() {
     let sender = snapshot(0, None);
     let spoofed = udp(overlay(2), overlay(1), b"");
-    assert_eq!(send(&sender, &spoofed), Err(TxVerdict::Drop(Drop::ForeignSource)));
+    assert_eq!(send(&sender, &spoofed), Err(Some(Drop::ForeignSource)));
     let mut short = udp(overlay(0), overlay(1), b"cut off");
     short.pop();
-    assert_eq!(send(&sender, &short), Err(TxVerdict::Drop(Drop::Malformed)));
+    assert_eq!(send(&sender, &short), Err(Some(Drop::Malformed)));
     let multicast = udp(overlay(0), [224, 0, 0, 1].into(), b"");
-    assert_eq!(send(&sender, &multicast), Err(TxVerdict::Drop(Drop::NotUnicast)));
+    assert_eq!(send(&sender, &multicast), Err(Some(Drop::NotUnicast)));
     let nowhere = udp(overlay(0), [10, 99, 9, 9].into(), b"");
-    assert_eq!(send(&sender, &nowhere), Err(TxVerdict::Drop(Drop::NoRoute)));
+    assert_eq!(send(&sender, &nowhere), Err(Some(Drop::NoRoute)));
 }
 
 #[test]
@@ -270,6 +277,7 @@ fn a_member_cannot_have_relayed_in_another_members_name() {
         sealer: peer.sealer.clone(),
         primary: Carrier::Relayed { socket, to, hop, label, destination, source: member(1) },
         duplicate: None,
+        offload: peer.offload,
         stats: peer.stats.clone(),
     }));
     let datagram = send(&sender, &udp(overlay(0), overlay(1), b"x")).expect("sent");

@@ -1,15 +1,22 @@
 //! From the device to the socket: find the peer, seal, address.
 
+mod cut;
+
 use std::net::SocketAddr;
 use std::ops::Range;
 
 use proto::data;
 use proto::id::RelayLabel;
 
+use super::meta::{Checksum, Meta, Segmentation};
+use super::packet::{self, Layout};
 use super::snapshot::{Carrier, MemberSlot, PeerTx, Snapshot};
-use super::{Drop, HEADROOM, TAILROOM, packet, relay};
+use super::split::Split;
+use super::{Drop, HEADROOM, TAILROOM, checksum, relay};
 use crate::path::SocketId;
 use crate::time::Mono;
+
+pub use cut::{BURST_MAX, Burst, Cut, super_packet_max_bytes};
 
 /// A datagram ready to be sent: where it lies in the buffer and where it goes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,7 +30,7 @@ pub struct Outgoing {
 }
 
 /// What became of a packet.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub enum TxVerdict {
     /// Send these.
     Send {
@@ -32,6 +39,8 @@ pub enum TxVerdict {
         /// The same sealed datagram on a second path, while the first is in doubt. It lies in the same buffer.
         second: Option<Outgoing>,
     },
+    /// It is a super-packet: seal its segments with [`Cut::seal`].
+    Cut(Cut),
     /// There is no session with the owner of the destination yet: the control plane queues it and makes one.
     HandUp,
     /// Dropped.
@@ -55,15 +64,17 @@ impl Tx {
         Tx::default()
     }
 
-    /// Seals the packet in `buf[packet]`.
+    /// Seals the packet in `buf[packet]`, about which the device said `meta`; or prepares to cut it.
     ///
-    /// There must be [`HEADROOM`] bytes before and [`TAILROOM`] bytes after it.
+    /// There must be [`HEADROOM`] bytes before and [`TAILROOM`] bytes after it. A packet that is handed up may still need
+    /// [`complete`].
     pub fn process(
         &mut self,
         snapshot: &Snapshot,
         now: Mono,
         buf: &mut [u8],
         packet: Range<usize>,
+        meta: &Meta,
     ) -> TxVerdict {
         debug_assert!(packet.start >= HEADROOM && packet.end + TAILROOM <= buf.len());
         let Some(addresses) = packet::addresses(&buf[packet.clone()]) else {
@@ -79,10 +90,22 @@ impl Tx {
         let Some(slot) = snapshot.fib.lookup(&destination) else { return TxVerdict::Drop(Drop::NoRoute) };
         let Some(peer) = snapshot.peer(slot) else { return TxVerdict::HandUp };
         self.note(slot, now);
-        let flags = data::TrailerFlags::empty();
+        if meta.segmentation != Segmentation::None {
+            return match Split::new(&buf[packet], meta) {
+                Some(split) => Cut::new(peer.clone(), split).map_or(TxVerdict::HandUp, TxVerdict::Cut),
+                None => TxVerdict::Drop(Drop::Malformed),
+            };
+        }
+        let flags = if peer.offload && may_leave_checksum(&buf[packet.clone()], meta) {
+            data::TrailerFlags::CSUM_PARTIAL
+        } else if complete(&mut buf[packet.clone()], meta) {
+            data::TrailerFlags::empty()
+        } else {
+            return TxVerdict::Drop(Drop::Malformed);
+        };
         match seal(peer, buf, packet.clone(), flags) {
             Some((first, second)) => {
-                peer.stats.sent(packet.len());
+                peer.stats.sent(1, packet.len());
                 TxVerdict::Send { first, second }
             }
             None => TxVerdict::HandUp,
@@ -106,6 +129,26 @@ impl Tx {
             self.active = Some(slot);
         }
     }
+}
+
+/// Whether the receiver can compute the checksum that `meta` says is missing: where it lies must follow from the packet
+/// alone. So it does not in a packet inside of another.
+fn may_leave_checksum(packet: &[u8], meta: &Meta) -> bool {
+    let Checksum::Partial { start, offset } = meta.checksum else { return false };
+    packet::checksummed(packet).is_some_and(|layout: Layout| {
+        layout.network_len == usize::from(start) && layout.transport.checksum_at() == usize::from(offset)
+    })
+}
+
+/// Computes the checksum that `meta` says is missing in a single packet. `false` if it would lie outside of it.
+pub fn complete(packet: &mut [u8], meta: &Meta) -> bool {
+    let Checksum::Partial { start, offset } = meta.checksum else { return true };
+    let (start, offset) = (usize::from(start), usize::from(offset));
+    let fits = start + offset + 2 <= packet.len();
+    if fits {
+        checksum::complete(&mut packet[start..], offset);
+    }
+    fits
 }
 
 /// Seals `buf[inner]` for `peer` and addresses it. `None` when a session on the way is used up.
@@ -138,7 +181,7 @@ pub fn address(carrier: &Carrier, buf: &mut [u8], sealed: Range<usize>) -> Optio
     match carrier {
         Carrier::Direct { socket, to } => Some(Outgoing { socket: *socket, to: *to, range: sealed }),
         Carrier::Relayed { socket, to, hop, label, destination, source } => {
-            let range = relay::wrap(buf, sealed, hop, *label, *destination, *source)?;
+            let range = relay::wrap(buf, sealed, (hop, hop.reserve(1)?), *label, *destination, *source);
             Some(Outgoing { socket: *socket, to: *to, range })
         }
     }
@@ -172,7 +215,8 @@ pub fn carry(carrier: &Carrier, datagram: &[u8]) -> Option<(SocketId, SocketAddr
     // The answer has to find its way back: handshakes always name both ends.
     match carrier {
         Carrier::Relayed { socket, to, hop, destination, source, .. } => {
-            let range = relay::wrap(&mut buf, HEADROOM..end, hop, RelayLabel::LONG, *destination, *source)?;
+            let hop = (&**hop, hop.reserve(1)?);
+            let range = relay::wrap(&mut buf, HEADROOM..end, hop, RelayLabel::LONG, *destination, *source);
             buf.drain(..range.start);
             Some((*socket, *to, buf))
         }

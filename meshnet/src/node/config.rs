@@ -38,6 +38,8 @@ pub struct NodeConfig {
     pub timestamp_floor_us: u64,
     /// What [`super::Node::export_cache`] gave at the last run, or nothing.
     pub cache: Vec<u8>,
+    /// The overlay device takes partial checksums and super-packets: peers are told.
+    pub offload: bool,
     /// The software version that peers are told.
     pub version: String,
     /// What can be changed while the node runs.

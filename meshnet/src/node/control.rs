@@ -152,7 +152,7 @@ impl Node {
     pub(super) fn greet(&mut self, now: Now, member: MemberId, path: Option<PathId>) {
         let hello = Frame::Hello {
             boot: self.me.boot,
-            capabilities: self.own_capabilities(),
+            capabilities: self.me.capabilities,
             bundle_version: self.membership.trust().version(),
             revocations: self.membership.revocations().digest(),
             version: self.me.version.clone(),

@@ -6,11 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use proto::certificate::Roles;
 use proto::endpoint::{Candidate, CandidateKind, MAX_CANDIDATES};
 use proto::id::{MemberId, Name};
-use proto::key_epoch::Capabilities;
 use proto::record::Link;
 
 use super::Node;
-use crate::crypto::{Suite, hash};
+use crate::crypto::hash;
 use crate::membership;
 use crate::path::{Origin, PathId};
 use crate::time::Now;
@@ -38,10 +37,6 @@ impl Node {
                 .membership
                 .get(member)
                 .is_some_and(|known| known.certificate().body().roles.contains(Roles::RELAY))
-    }
-
-    pub(super) fn own_capabilities(&self) -> Capabilities {
-        Suite::local_capabilities()
     }
 
     /// Chooses whom to stay connected with.

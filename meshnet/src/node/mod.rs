@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use proto::id::{BootEpoch, KeyEpochNumber, MemberId, Name, RelayLabel, Serial};
+use proto::key_epoch::Capabilities;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -118,6 +119,7 @@ struct Me {
     certificate: Vec<u8>,
     issuer: Option<Vec<u8>>,
     key_epoch: Vec<u8>,
+    capabilities: Capabilities,
     version: String,
 }
 
@@ -210,7 +212,8 @@ impl Node {
             let _ = membership.add_revocation(revocation);
         }
         let epoch = current.number;
-        let capabilities = current.capabilities;
+        let offload = if config.offload { Capabilities::OFFLOAD } else { Capabilities::default() };
+        let capabilities = current.capabilities.union(offload);
         let key_epoch = newest.signed.to_bytes();
         let advert = Advert {
             capabilities,
@@ -246,6 +249,7 @@ impl Node {
             certificate: certificate_bytes,
             issuer: issuer_bytes,
             key_epoch,
+            capabilities,
             version: config.version,
         };
         let mut node = Node {

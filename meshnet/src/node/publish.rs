@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use proto::id::{MemberId, RelayLabel};
+use proto::key_epoch::Capabilities;
 
 use super::{Event, Node};
 use crate::dataplane::snapshot::{MemberSlot, Receivers};
@@ -144,6 +145,7 @@ impl Node {
             sealer: keypair.sealer.clone(),
             primary,
             duplicate,
+            offload: keypair.remote_capabilities.contains(Capabilities::OFFLOAD),
             stats: peer.stats.clone(),
         }))
     }

@@ -15,6 +15,7 @@ use rand::rngs::StdRng;
 
 use super::*;
 use crate::crypto::{Secret, TransportSecret};
+use crate::dataplane::meta::Meta;
 use crate::dataplane::{HEADROOM, Rx, Snapshot, TAILROOM, Tx, TxVerdict, Verdict};
 use crate::membership::{
     AuthoritySecret, DEFAULT_LIFETIME_S, Founding, IdentitySecret, Request, Signer, TrustChain, found, issue,
@@ -153,6 +154,7 @@ impl World {
             boot: BootEpoch(host.boots),
             timestamp_floor_us: host.floor,
             cache: host.cache.clone(),
+            offload: false,
             version: "test".into(),
             settings: Settings {
                 relay: host.relay,
@@ -290,7 +292,7 @@ impl World {
         let range: Range<usize> = HEADROOM..HEADROOM + packet.len();
         buf[range.clone()].copy_from_slice(&packet);
         let host = &mut self.hosts[from];
-        let verdict = host.tx.process(&host.snapshot, self.now.mono, &mut buf, range);
+        let verdict = host.tx.process(&host.snapshot, self.now.mono, &mut buf, range, &Meta::PLAIN);
         let active = host.tx.poll_active();
         match verdict {
             TxVerdict::Send { first, second } => {
@@ -303,6 +305,7 @@ impl World {
                     node.handle_inbound(self.now, Inbound::Packet(packet));
                 }
             }
+            TxVerdict::Cut(_) => unreachable!("packets are plain"),
             TxVerdict::Drop(reason) => panic!("dropped: {reason:?}"),
         }
         if let (Some(slot), Some(node)) = (active, &mut self.hosts[from].node) {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use proto::cookie::Cookie as CookieMessage;
 use proto::handshake::{Attachment, INIT_MAX_LEN, Init, InitPayload, Response, ResponsePayload};
 use proto::id::{KeyEpochNumber, ReceiverIndex};
+use proto::key_epoch::Capabilities;
 use proto::stale::StaleKey;
 
 use super::TIMESTAMP_LIMIT_US;
@@ -176,9 +177,11 @@ impl Session {
         // From here on it is the peer who speaks, and the Noise state is used up.
         let Some(pending) = self.pending.take() else { return Err(DropReason::UnknownIndex) };
         match ResponsePayload::parse(&payload) {
-            Ok(payload @ ResponsePayload::Accepted { epoch, .. }) if epoch == pending.remote_epoch => {
+            Ok(payload @ ResponsePayload::Accepted { epoch, capabilities, .. })
+                if epoch == pending.remote_epoch =>
+            {
                 let index = pending.index;
-                self.establish(now.mono, handshaker, pending, response.sender);
+                self.establish(now.mono, handshaker, pending, (response.sender, capabilities));
                 Ok(ResponseOutcome::Established { index, payload })
             }
             Ok(ResponsePayload::StaleTimestamp { epoch, floor_us }) if epoch == pending.remote_epoch => {
@@ -264,15 +267,22 @@ impl Session {
         Err(handshaker.stats.count(dropped))
     }
 
-    fn establish(&mut self, now: Mono, handshaker: &mut Handshaker, pending: Pending, remote: ReceiverIndex) {
+    fn establish(
+        &mut self,
+        now: Mono,
+        handshaker: &mut Handshaker,
+        pending: Pending,
+        (remote_index, remote_capabilities): (ReceiverIndex, Capabilities),
+    ) {
         let info = KeypairInfo {
             local_index: pending.index,
-            remote_index: remote,
+            remote_index,
             created: now,
             is_initiator: true,
             suite: pending.suite,
             local_epoch: pending.local_epoch,
             remote_epoch: pending.remote_epoch,
+            remote_capabilities,
         };
         let pushed_out = self.slots.install_proven(Keypair::new(info, &pending.noise.split(PSK2)));
         handshaker.stats.completed += 1;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::id::{KeyEpochNumber, ReceiverIndex};
+use proto::key_epoch::Capabilities;
 
 use super::noise::SplitKeys;
 use crate::crypto::{Opener, Sealer, Suite};
@@ -37,6 +38,9 @@ pub struct Keypair {
     pub local_epoch: KeyEpochNumber,
     /// The peer's key epoch in the handshake.
     pub remote_epoch: KeyEpochNumber,
+    /// What the peer said in the handshake that it can do now; what it cannot change while the epoch lasts is in the
+    /// signed key epoch.
+    pub remote_capabilities: Capabilities,
 }
 
 /// What a handshake fixes about its keypair, other than the keys.
@@ -48,6 +52,7 @@ pub(super) struct KeypairInfo {
     pub(super) suite: Suite,
     pub(super) local_epoch: KeyEpochNumber,
     pub(super) remote_epoch: KeyEpochNumber,
+    pub(super) remote_capabilities: Capabilities,
 }
 
 impl Keypair {
@@ -65,6 +70,7 @@ impl Keypair {
             suite: info.suite,
             local_epoch: info.local_epoch,
             remote_epoch: info.remote_epoch,
+            remote_capabilities: info.remote_capabilities,
         }
     }
 

@@ -39,7 +39,7 @@ impl Session {
         remote: &RemoteEpoch,
     ) -> Accepted {
         let payload = opened.payload();
-        let timestamp_us = payload.timestamp_us;
+        let (timestamp_us, remote_capabilities) = (payload.timestamp_us, payload.capabilities);
         if opened.remote_static != remote.key {
             return Accepted::Drop(handshaker.stats.count(DropReason::WrongKey));
         }
@@ -84,6 +84,7 @@ impl Session {
             suite: Suite::choose(local.capabilities, remote.capabilities),
             local_epoch: local.number,
             remote_epoch: remote.number,
+            remote_capabilities,
         };
         let index = info.local_index;
         let (datagram, noise) = match self.respond(now, handshaker, respond, index, accepted) {

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use meshnet::crypto::TransportSecret;
+use meshnet::dataplane::meta::Meta;
 use meshnet::dataplane::tx::seal;
 use meshnet::dataplane::{HEADROOM, Outgoing, Rx, Snapshot, TAILROOM, Tx, TxVerdict, Verdict};
 use meshnet::membership::{IdentitySecret, TrustChain, VerifiedCertificate};
@@ -135,6 +136,7 @@ impl Machine {
             boot: BootEpoch(disk.boot),
             timestamp_floor_us: disk.timestamp_floor_us,
             cache: disk.cache.clone(),
+            offload: false,
             version: "simulated".into(),
             settings: self.settings.clone(),
         };
@@ -170,7 +172,7 @@ impl Machine {
         let verdict = running.rx.process(&snapshot, now.mono, SocketId(0), from, &mut bytes, all);
         let mut outputs = Vec::new();
         match verdict {
-            Verdict::Deliver { packet, from } => {
+            Verdict::Deliver { packet, from, .. } => {
                 let sender = snapshot.receivers.values().find(|receiver| receiver.slot == from);
                 let from = sender.map(|sender| sender.member).unwrap_or_default();
                 outputs.push(Output::Packet { from, bytes: bytes[packet].to_vec() });
@@ -202,9 +204,10 @@ impl Machine {
         let Some(running) = &mut self.running else { return Vec::new() };
         let (mut buf, inner) = framed(packet);
         let mut outputs = Vec::new();
-        match running.tx.process(&running.snapshot, now.mono, &mut buf, inner) {
+        match running.tx.process(&running.snapshot, now.mono, &mut buf, inner, &Meta::PLAIN) {
             TxVerdict::Send { first, second } => outputs.extend(datagrams(&buf, first, second)),
             TxVerdict::HandUp => running.node.handle_inbound(now, Inbound::Packet(packet.to_vec())),
+            TxVerdict::Cut(_) => unreachable!("packets are plain"),
             TxVerdict::Drop(reason) => outputs.push(Output::Note(format!("refuses: {}", reason.name()))),
         }
         if let Some(slot) = running.tx.poll_active() {

@@ -13,6 +13,8 @@ pub struct Counters {
     pub tx_bytes: AtomicU64,
     /// Batches in which they were read.
     pub tx_batches: AtomicU64,
+    /// Super-packets among them, which were cut.
+    pub tx_super_packets: AtomicU64,
     /// Datagrams processed by the receiving thread.
     pub rx_datagrams: AtomicU64,
     /// Bytes of them.
@@ -21,6 +23,8 @@ pub struct Counters {
     pub rx_batches: AtomicU64,
     /// Packets written to the device.
     pub delivered: AtomicU64,
+    /// Writes to the device, each of one or several packets.
+    pub device_writes: AtomicU64,
     /// Datagrams relayed for others.
     pub forwarded: AtomicU64,
     /// Packets that the device did not take: it was down, full, or did not like them.
@@ -71,10 +75,12 @@ impl Counters {
             ("tx_packets", &self.tx_packets),
             ("tx_bytes", &self.tx_bytes),
             ("tx_batches", &self.tx_batches),
+            ("tx_super_packets", &self.tx_super_packets),
             ("rx_datagrams", &self.rx_datagrams),
             ("rx_bytes", &self.rx_bytes),
             ("rx_batches", &self.rx_batches),
             ("delivered", &self.delivered),
+            ("device_writes", &self.device_writes),
             ("forwarded", &self.forwarded),
         ]
         .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))

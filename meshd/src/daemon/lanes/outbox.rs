@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use meshnet::dataplane::Burst;
 use meshnet::io::udp::{Cursor, PAYLOAD_MAX_BYTES, Payload, Piece, SEGMENTS_MAX, Socket, Transmit};
 use meshnet::io::wake::{Interest, Wake};
 use meshnet::path::SocketId;
@@ -44,7 +45,12 @@ impl Outbox {
 
     /// Whether it has to be flushed before the next datagram.
     pub(super) fn is_full(&self) -> bool {
-        self.used == GROUPS_MAX
+        self.room() == 0
+    }
+
+    /// How many more datagrams or bursts it takes at least.
+    pub(super) fn room(&self) -> usize {
+        GROUPS_MAX - self.used
     }
 
     /// Adds the datagram in `range` of the buffer.
@@ -54,21 +60,41 @@ impl Outbox {
     pub(super) fn push(&mut self, socket: SocketId, to: SocketAddr, range: Range<usize>) {
         assert!(!self.is_full(), "an outbox is flushed before it is full");
         let piece = Piece { start: range.start as u32, len: range.len() as u32 };
-        // Only the latest group with that destination may grow, else the order would change.
-        let latest =
-            self.groups[..self.used].iter_mut().rev().find(|group| group.socket == socket && group.to == to);
-        if let Some(group) = latest
+        if let Some(group) = self.latest(socket, to)
             && group.takes(range.len())
         {
             group.add(piece);
             return;
         }
+        self.next_group().begin(socket, to, piece);
+    }
+
+    /// Adds the datagrams of a burst.
+    ///
+    /// # Panics
+    /// When it is full.
+    pub(super) fn push_burst(&mut self, burst: &Burst) {
+        assert!(!self.is_full(), "an outbox is flushed before it is full");
+        if let Some(group) = self.latest(burst.socket, burst.to)
+            && group.takes_all(burst)
+        {
+            group.add_all(burst);
+            return;
+        }
+        self.next_group().begin_with(burst);
+    }
+
+    /// Only the latest group with that destination may grow, else the order would change.
+    fn latest(&mut self, socket: SocketId, to: SocketAddr) -> Option<&mut Group> {
+        self.groups[..self.used].iter_mut().rev().find(|group| group.socket == socket && group.to == to)
+    }
+
+    fn next_group(&mut self) -> &mut Group {
         if self.used == self.groups.len() {
             self.groups.push(Group::empty());
         }
-        let group = &mut self.groups[self.used];
         self.used += 1;
-        group.begin(socket, to, piece);
+        &mut self.groups[self.used - 1]
     }
 
     /// Sends everything. While the kernel's buffer is full, waits up to `patience`, and then drops what is left.
@@ -111,6 +137,34 @@ impl Group {
         (self.bytes, self.datagrams, self.ended) = (len, 1, false);
         self.pieces.clear();
         self.pieces.push(piece);
+    }
+
+    fn begin_with(&mut self, burst: &Burst) {
+        (self.socket, self.to, self.segment) = (burst.socket, burst.to, burst.len.max(1));
+        (self.bytes, self.datagrams, self.ended) = (0, 0, false);
+        self.pieces.clear();
+        self.add_all(burst);
+    }
+
+    fn takes_all(&self, burst: &Burst) -> bool {
+        let equal = burst.len == self.segment || burst.count == 1 && burst.len < self.segment;
+        !self.ended
+            && equal
+            && self.bytes + burst.bytes() <= PAYLOAD_MAX_BYTES
+            && self.datagrams + burst.count <= SEGMENTS_MAX
+    }
+
+    fn add_all(&mut self, burst: &Burst) {
+        if !burst.is_dense() {
+            for range in burst.datagrams() {
+                self.add(Piece { start: range.start as u32, len: range.len() as u32 });
+            }
+            return;
+        }
+        self.bytes += burst.bytes();
+        self.datagrams += burst.count;
+        self.ended = burst.last_len < self.segment;
+        self.pieces.push(Piece { start: burst.start as u32, len: burst.bytes() as u32 });
     }
 
     fn takes(&self, len: usize) -> bool {

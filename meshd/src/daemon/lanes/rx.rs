@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
-use meshnet::dataplane::{Rx, Snapshot, Verdict, Via};
+use meshnet::dataplane::merge::RUN_MAX;
+use meshnet::dataplane::{Run, Rx, Segment, Snapshot, Verdict, Via, packet};
 use meshnet::io::clock;
-use meshnet::io::tun::{Device, Meta};
+use meshnet::io::tun::Device;
 use meshnet::io::udp::{Batch, Message, Socket};
 use meshnet::io::wake::{Interest, Ready};
 use meshnet::node::Inbound;
@@ -28,6 +29,8 @@ const ROUNDS: usize = 16;
 const PATIENCE: Duration = Duration::from_millis(2);
 /// Rest after an error that should not be.
 const REST: Duration = Duration::from_millis(20);
+/// The ECN bits of TOS or traffic class when a router is congested (RFC 3168).
+const CONGESTED: u8 = 3;
 /// Which of the wake-ups is ours.
 const WAKE: usize = 0;
 
@@ -44,17 +47,27 @@ struct Work {
     shared: Arc<Shared>,
     device: Arc<dyn Device>,
     rx: Rx,
+    /// What the device gets next.
+    run: Run,
     outbox: Outbox,
     learner: Learner,
 }
 
 impl Receiver {
     pub(super) fn new(shared: Arc<Shared>, device: Arc<dyn Device>) -> Receiver {
+        let run = Run::new(device.offloads());
         Receiver {
             batch: Batch::new(),
             snapshot: Cache::new(shared.snapshot.clone()),
             sockets: Cache::new(shared.sockets.clone()),
-            work: Work { shared, device, rx: Rx::new(), outbox: Outbox::new(), learner: Learner::default() },
+            work: Work {
+                shared,
+                device,
+                rx: Rx::new(),
+                run,
+                outbox: Outbox::new(),
+                learner: Learner::default(),
+            },
         }
     }
 
@@ -115,6 +128,7 @@ impl Receiver {
             for message in messages {
                 self.work.message(snapshot, now, id, &message, buffer);
             }
+            self.work.deliver(buffer);
             self.work.flush(buffer);
             while let Some(notice) = self.work.rx.poll_notice() {
                 self.work.shared.reporter.tell(Report::Inbound(Inbound::Notice(notice)));
@@ -140,6 +154,11 @@ impl Work {
             bytes += range.len();
             let verdict = self.rx.process(snapshot, now, socket, message.from, buffer, range);
             trust = trust.max(trust_in(&verdict));
+            if let Verdict::Deliver { packet, .. } = &verdict
+                && message.tos & CONGESTED == CONGESTED
+            {
+                packet::mark_congestion(&mut buffer[packet.clone()]);
+            }
             self.carry_out(verdict, buffer);
         }
         add(&self.shared.counters.rx_datagrams, datagrams);
@@ -150,9 +169,9 @@ impl Work {
         }
     }
 
-    fn carry_out(&mut self, verdict: Verdict, buffer: &[u8]) {
+    fn carry_out(&mut self, verdict: Verdict, buffer: &mut [u8]) {
         match verdict {
-            Verdict::Deliver { packet, from: _ } => self.deliver(&buffer[packet]),
+            Verdict::Deliver { packet, from: _, segment } => self.collect(buffer, packet, &segment),
             Verdict::Forward { socket, to, datagram } => {
                 if self.outbox.is_full() {
                     self.flush(buffer);
@@ -173,12 +192,30 @@ impl Work {
         }
     }
 
-    fn deliver(&self, packet: &[u8]) {
-        match self.device.write(&Meta::PLAIN, &[IoSlice::new(packet)]) {
-            Ok(()) => add(&self.shared.counters.delivered, 1),
+    /// Adds a packet to the run, after writing the run if the packet does not belong to it.
+    fn collect(&mut self, buffer: &mut [u8], packet: Range<usize>, segment: &Segment) {
+        if !self.run.push(buffer, packet.clone(), segment) {
+            self.deliver(buffer);
+            self.run.push(buffer, packet, segment);
+        }
+    }
+
+    /// Writes the run to the device.
+    fn deliver(&mut self, buffer: &mut [u8]) {
+        let Some((meta, pieces)) = self.run.finish(buffer) else { return };
+        let mut parts = [IoSlice::new(&[]); RUN_MAX];
+        for (part, piece) in parts.iter_mut().zip(pieces) {
+            *part = IoSlice::new(&buffer[piece.clone()]);
+        }
+        let counters = &self.shared.counters;
+        match self.device.write(&meta, &parts[..pieces.len()]) {
+            Ok(()) => {
+                add(&counters.device_writes, 1);
+                add(&counters.delivered, pieces.len());
+            }
             Err(error) => {
                 tracing::trace!(%error, "not delivered");
-                add(&self.shared.counters.device_refused, 1);
+                add(&counters.device_refused, pieces.len());
             }
         }
     }

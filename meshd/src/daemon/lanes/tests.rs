@@ -8,11 +8,12 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use meshnet::crypto::{Opener, Sealer, Suite};
+use meshnet::dataplane::checksum::{pseudo_header, sum};
 use meshnet::dataplane::snapshot::MemberSlot;
 use meshnet::dataplane::{
     Carrier, DROP_REASONS, Drop as Reason, LocalPrefixes, Notice, PeerTx, Receiver, RelayHop, RelayTable, Via,
 };
-use meshnet::io::tun::{DeviceError, Meta, Offloads, Packet};
+use meshnet::io::tun::{Checksum, DeviceError, Meta, Offloads, Packet, Segmentation};
 use meshnet::io::udp::{Bind, FaultKind, Options};
 use meshnet::membership::SourceTableBuilder;
 use meshnet::node::Inbound;
@@ -23,11 +24,40 @@ use super::*;
 
 const SOON: Duration = Duration::from_secs(5);
 
-/// A device whose kernel side is the other end of a socket pair.
+/// A device whose kernel side is the other end of a socket pair. With offload, segment size and place of the transport
+/// header come before every packet; zeroes for a plain one.
 #[derive(Debug)]
 struct Fake {
     end: UnixDatagram,
     gone: AtomicBool,
+    offloads: Offloads,
+}
+
+const FAKE_HEADER: usize = 4;
+
+impl Fake {
+    fn header(meta: &Meta) -> [u8; FAKE_HEADER] {
+        let (Segmentation::Tcp4 { size } | Segmentation::Tcp6 { size } | Segmentation::Udp { size }) =
+            meta.segmentation
+        else {
+            return [0; FAKE_HEADER];
+        };
+        let Checksum::Partial { start, .. } = meta.checksum else { panic!("a super-packet is partial") };
+        let ([a, b], [c, d]) = (size.to_be_bytes(), start.to_be_bytes());
+        [a, b, c, d]
+    }
+
+    fn meta(header: [u8; FAKE_HEADER]) -> Meta {
+        let [a, b, c, d] = header;
+        match (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])) {
+            (0, _) => Meta::PLAIN,
+            (size, start) => Meta {
+                segmentation: Segmentation::Tcp4 { size },
+                checksum: Checksum::Partial { start, offset: 16 },
+                header_len: start + 20,
+            },
+        }
+    }
 }
 
 impl AsFd for Fake {
@@ -46,18 +76,27 @@ impl Device for Fake {
     }
 
     fn offloads(&self) -> Offloads {
-        Offloads::NONE
+        self.offloads
     }
 
     fn read(&self, buffer: &mut [u8]) -> Result<Option<Packet>, DeviceError> {
         if self.gone.load(Ordering::Relaxed) {
             return Err(DeviceError::Gone);
         }
-        Ok(self.end.recv(buffer).ok().map(|len| Packet { len, meta: Meta::PLAIN }))
+        let Ok(len) = self.end.recv(buffer) else { return Ok(None) };
+        if !self.offloads.checksum {
+            return Ok(Some(Packet { len, meta: Meta::PLAIN }));
+        }
+        let header = *buffer.first_chunk().unwrap();
+        buffer.copy_within(FAKE_HEADER..len, 0);
+        Ok(Some(Packet { len: len - FAKE_HEADER, meta: Fake::meta(header) }))
     }
 
-    fn write(&self, _: &Meta, pieces: &[IoSlice<'_>]) -> Result<(), DeviceError> {
-        let packet: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
+    fn write(&self, meta: &Meta, pieces: &[IoSlice<'_>]) -> Result<(), DeviceError> {
+        let mut packet: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
+        if self.offloads.checksum {
+            packet.splice(..0, Fake::header(meta));
+        }
         self.end.send(&packet).map(|_| ()).map_err(|_| DeviceError::Full)
     }
 }
@@ -84,10 +123,14 @@ impl Node {
 
     /// Everything but the threads.
     fn prepare(number: u32, bind: Bind) -> Node {
+        Node::prepare_with(number, bind, Offloads::NONE)
+    }
+
+    fn prepare_with(number: u32, bind: Bind, offloads: Offloads) -> Node {
         let (end, kernel) = UnixDatagram::pair().unwrap();
         end.set_nonblocking(true).unwrap();
         kernel.set_read_timeout(Some(SOON)).unwrap();
-        let device = Arc::new(Fake { end, gone: AtomicBool::new(false) });
+        let device = Arc::new(Fake { end, gone: AtomicBool::new(false), offloads });
         let socket = Arc::new(Socket::bind(&Options::new(bind)).unwrap());
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
         let (to_control, reports) = mpsc::channel(CHANNEL_LEN);
@@ -154,6 +197,8 @@ impl Node {
 /// Keys of all pairs of members.
 #[derive(Default)]
 struct World {
+    /// All devices have offload.
+    offload: bool,
     sealers: BTreeMap<(u32, u32), Arc<Sealer>>,
 }
 
@@ -219,7 +264,14 @@ impl World {
         snapshot.peers = vec![None; members as usize];
         for (number, primary, duplicate) in carriers {
             let sealer = self.sealer(node.number, number);
-            let peer = PeerTx { member: member(number), sealer, primary, duplicate, stats: Arc::default() };
+            let peer = PeerTx {
+                member: member(number),
+                sealer,
+                primary,
+                duplicate,
+                offload: self.offload,
+                stats: Arc::default(),
+            };
             snapshot.peers[number as usize] = Some(Arc::new(peer));
         }
         (snapshot.fib, snapshot.sources) = (Arc::new(fib.build()), Arc::new(sources.build()));
@@ -283,6 +335,85 @@ fn a_waiting_burst_leaves_in_few_system_calls() {
     }
     let calls = a.socket.stats().send_calls.load(Ordering::Relaxed);
     assert!(calls <= 3, "60 datagrams in {calls} calls");
+}
+
+/// A TCP super-packet, as [`Fake`] has it.
+fn super_packet(from: u32, to: u32, size: u16, len: usize) -> Vec<u8> {
+    let mut packet = packet(from, to, 0x0101_0101, 40 + len);
+    packet[9] = 6;
+    (packet[32], packet[33]) = (0x50, 0x10);
+    let header = !sum(&packet[..20]);
+    packet[10..12].copy_from_slice(&header.to_be_bytes());
+    let pseudo = pseudo_header(&packet[12..20], 6, (20 + len) as u16);
+    packet[36..38].copy_from_slice(&pseudo.to_be_bytes());
+    for (at, byte) in packet[40..].iter_mut().enumerate() {
+        *byte = (at * 11 + at / 256) as u8;
+    }
+    let meta = Meta {
+        segmentation: Segmentation::Tcp4 { size },
+        checksum: Checksum::Partial { start: 20, offset: 16 },
+        header_len: 40,
+    };
+    packet.splice(..0, Fake::header(&meta));
+    packet
+}
+
+#[test]
+fn a_super_packet_takes_one_system_call_at_each_step_direct_and_relayed() {
+    let start = |number| {
+        let mut node = Node::prepare_with(number, Bind::Any { port: 0 }, Offloads::ALL);
+        node.run();
+        node
+    };
+    let (mut world, a, b, r) = (World { offload: true, ..World::default() }, start(0), start(1), start(2));
+    let hop = RelayHop {
+        neighbour: MemberSlot(1),
+        socket: SocketId(0),
+        to: b.endpoint(),
+        sealer: world.sealer(2, 1),
+        label: RelayLabel::SELF,
+    };
+    let table = RelayTable {
+        labels: vec![None, None, Some(MemberSlot(1))],
+        members: [(member(1), MemberSlot(1))].into(),
+        hops: vec![None, Some(hop), None],
+    };
+    world.publish(&r, 3, Vec::new(), Some(table));
+    world.publish(&b, 3, Vec::new(), None);
+    let carriers = [World::direct(&b), world.relayed(&a, &r, &b, RelayLabel(2))];
+    let calls = |node: &Node| node.socket.stats().send_calls.load(Ordering::Relaxed);
+    for (round, carrier) in carriers.into_iter().enumerate() {
+        let round = round as u64;
+        world.publish(&a, 3, vec![(1, carrier, None)], None);
+        let packet = super_packet(0, 1, 1302, 46 * 1302 - 5);
+        a.emit(&packet);
+        assert!(b.received() == packet, "round {round}");
+        // They are counted after the call, when the other end may have it all.
+        a.wait_for(|_| calls(&a) >= round + 1);
+        r.wait_for(|_| calls(&r) >= round);
+        assert_eq!((calls(&a), calls(&r)), (round + 1, round));
+        b.wait_for(|counters| counters.device_writes.load(Ordering::Relaxed) == round + 1);
+    }
+    assert_eq!(a.lanes().counters().tx_super_packets.load(Ordering::Relaxed), 2);
+    assert_eq!(b.lanes().counters().delivered.load(Ordering::Relaxed), 92);
+}
+
+#[test]
+fn a_super_packet_without_session_goes_up_in_plain_packets() {
+    let mut world = World::default();
+    let mut a = Node::prepare_with(0, Bind::Any { port: 0 }, Offloads::ALL);
+    world.publish(&a, 2, Vec::new(), None);
+    a.run();
+    a.emit(&super_packet(0, 1, 1000, 2500));
+    for len in [1040, 1040, 540] {
+        let bytes = a.report(|report| match report {
+            Report::Inbound(Inbound::Packet(bytes)) => Some(bytes),
+            _ => None,
+        });
+        assert_eq!(bytes.len(), len);
+        let pseudo = pseudo_header(&bytes[12..20], 6, len as u16 - 20);
+        assert_eq!(meshnet::dataplane::checksum::add(sum(&bytes[20..]), pseudo), 0xffff);
+    }
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
-use meshnet::dataplane::{HEADROOM, Snapshot, TAILROOM, Tx, TxVerdict};
+use meshnet::dataplane::meta::Meta;
+use meshnet::dataplane::split::{Fill, Split};
+use meshnet::dataplane::{Cut, Drop as Reason, HEADROOM, Snapshot, TAILROOM, Tx, TxVerdict, tx};
 use meshnet::io::clock;
 use meshnet::io::tun::{Device, DeviceError, READ_MAX_BYTES};
 use meshnet::io::wake::Interest;
@@ -24,9 +26,15 @@ const BATCH_PACKETS: usize = 64;
 const BATCH_BYTES: usize = 60_000;
 /// Each packet starts on a cache line.
 const ALIGNMENT: usize = 64;
-/// Room for a batch and one packet of any size.
+/// Room for one packet of any size.
+const READ_BYTES: usize = HEADROOM + READ_MAX_BYTES + TAILROOM + ALIGNMENT;
+/// Room for its segments, if it is a super-packet: all of them at ordinary segment sizes; more than one round otherwise.
+const SEGMENTS_BYTES: usize = 128 * 1024;
+/// Room for a batch and one super-packet more. What is never written to takes no memory.
 const ARENA_BYTES: usize =
-    BATCH_BYTES + BATCH_PACKETS * (HEADROOM + TAILROOM + ALIGNMENT) + HEADROOM + READ_MAX_BYTES + TAILROOM;
+    BATCH_BYTES + BATCH_PACKETS * (HEADROOM + TAILROOM + ALIGNMENT) + READ_BYTES + SEGMENTS_BYTES;
+/// Segments of a super-packet that is handed up because there is no session.
+const HAND_UP_MAX: usize = 64;
 /// How long to wait for a full send buffer: meanwhile packets queue up before the device, where senders feel it.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Rest after an error that should not be.
@@ -99,10 +107,13 @@ impl Sender {
         let now = clock::mono();
         let (mut start, mut packets, mut bytes) = (0, 0, 0);
         let mut drained = Drained::Full;
-        while packets < BATCH_PACKETS && bytes < BATCH_BYTES {
+        while packets < BATCH_PACKETS
+            && bytes < BATCH_BYTES
+            && start + READ_BYTES + SEGMENTS_BYTES <= ARENA_BYTES
+        {
             let inner = start + HEADROOM;
-            let len = match self.device.read(&mut self.arena[inner..inner + READ_MAX_BYTES]) {
-                Ok(Some(packet)) => packet.len,
+            let packet = match self.device.read(&mut self.arena[inner..inner + READ_MAX_BYTES]) {
+                Ok(Some(packet)) => packet,
                 Ok(None) => {
                     drained = Drained::Empty;
                     break;
@@ -118,10 +129,9 @@ impl Sender {
                     break;
                 }
             };
-            self.packet(now, inner..inner + len);
+            start = self.packet(now, inner..inner + packet.len, &packet.meta);
             packets += 1;
-            bytes += len;
-            start = (inner + len + TAILROOM).next_multiple_of(ALIGNMENT);
+            bytes += packet.len;
         }
         if packets > 0 {
             let counters = &self.shared.counters;
@@ -133,9 +143,11 @@ impl Sender {
         drained
     }
 
-    fn packet(&mut self, now: Mono, inner: Range<usize>) {
+    /// Deals with one packet, and says where the arena is free behind all that has to be sent.
+    fn packet(&mut self, now: Mono, inner: Range<usize>, meta: &Meta) -> usize {
+        let mut free = (inner.end + TAILROOM).next_multiple_of(ALIGNMENT);
         let snapshot = self.snapshot.load();
-        match self.tx.process(snapshot, now, &mut self.arena, inner.clone()) {
+        match self.tx.process(snapshot, now, &mut self.arena, inner.clone(), meta) {
             TxVerdict::Send { first, second } => {
                 for outgoing in std::iter::once(first).chain(second) {
                     if self.outbox.is_full() {
@@ -144,13 +156,54 @@ impl Sender {
                     self.outbox.push(outgoing.socket, outgoing.to, outgoing.range);
                 }
             }
-            TxVerdict::HandUp => {
-                self.shared.reporter.tell(Report::Inbound(Inbound::Packet(self.arena[inner].to_vec())));
-            }
+            TxVerdict::Cut(cut) => free = self.cut(cut, inner, free),
+            TxVerdict::HandUp => self.hand_up(inner, meta),
             TxVerdict::Drop(reason) => self.shared.counters.drop_tx(reason),
         }
         if let Some(slot) = self.tx.poll_active() {
             self.shared.reporter.tell(Report::Inbound(Inbound::Active(slot)));
+        }
+        free
+    }
+
+    /// Seals the segments of the super-packet in `inner` behind it, from `free` on.
+    fn cut(&mut self, mut cut: Cut, inner: Range<usize>, free: usize) -> usize {
+        add(&self.shared.counters.tx_super_packets, 1);
+        let mut next = free;
+        while cut.left() > 0 {
+            if self.outbox.room() < 2 || ARENA_BYTES - next < cut.stride() {
+                self.flush();
+                next = free;
+            }
+            let Some((first, second)) = cut.seal(&mut self.arena, inner.clone(), next..ARENA_BYTES) else {
+                // The session with the relay is used up.
+                (0..cut.left()).for_each(|_| self.shared.counters.drop_tx(Reason::RelayNoRoute));
+                break;
+            };
+            next = next.max(first.end());
+            self.outbox.push_burst(&first);
+            if let Some(second) = second {
+                next = next.max(second.end());
+                self.outbox.push_burst(&second);
+            }
+        }
+        next.next_multiple_of(ALIGNMENT)
+    }
+
+    /// Gives a packet to the control plane, which makes a session. What waits there is plain packets.
+    fn hand_up(&mut self, inner: Range<usize>, meta: &Meta) {
+        let packet = &mut self.arena[inner];
+        let tell = |bytes| self.shared.reporter.tell(Report::Inbound(Inbound::Packet(bytes)));
+        let Some(split) = Split::new(packet, meta) else {
+            if tx::complete(packet, meta) {
+                tell(packet.to_vec());
+            }
+            return;
+        };
+        for index in 0..split.count().min(HAND_UP_MAX) {
+            let mut segment = vec![0; split.len_of(index)];
+            split.write(packet, index, Fill::Complete, &mut segment);
+            tell(segment);
         }
     }
 

@@ -81,6 +81,9 @@ impl Netlink {
         if let Some(packets) = settings.queue_packets {
             message = message.txqueuelen(packets);
         }
+        if let Some(bytes) = settings.super_packet_bytes {
+            message = message.append_extra_attribute(LinkAttribute::GsoMaxSize(bytes));
+        }
         if settings.up {
             message = message.up();
         }
@@ -133,6 +136,8 @@ pub struct LinkSettings {
     pub mtu: Option<u32>,
     /// `txqueuelen`: packets (or super-packets) that wait for the daemon before the kernel drops.
     pub queue_packets: Option<u32>,
+    /// `gso_max_size`: the longest super-packet that the device is given.
+    pub super_packet_bytes: Option<u32>,
     /// Have no IPv6 link-local address (to be set before the interface is up).
     pub no_link_local: bool,
     /// Bring the interface up.
@@ -221,9 +226,15 @@ mod tests {
         with_interface(|netlink, index| async move {
             assert_eq!(netlink.index_of("net0").await.unwrap(), Some(index));
             assert_eq!(netlink.index_of("nothing").await.unwrap(), None);
-            let settings =
-                LinkSettings { mtu: Some(1380), queue_packets: Some(77), no_link_local: true, up: true };
+            let settings = LinkSettings {
+                mtu: Some(1380),
+                queue_packets: Some(77),
+                super_packet_bytes: Some(60_001),
+                no_link_local: true,
+                up: true,
+            };
             netlink.set_link(index, &settings).await.unwrap();
+            assert!(ip_says("-d link show dev net0").contains("gso_max_size 60001"));
             let link = ip_says("addr show dev net0");
             assert!(link.contains("mtu 1380") && link.contains("qlen 77") && link.contains("UP"), "{link}");
             assert!(!link.contains("fe80"), "{link}");

@@ -6,6 +6,7 @@
 //!
 //! All descriptors are non-blocking: block with [`super::wake::Wake::wait`].
 
+mod offload;
 mod plain;
 
 use std::fmt;
@@ -15,12 +16,16 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
+pub use crate::dataplane::meta::{Checksum, Meta, Offloads, Segmentation};
+pub use offload::Offload;
 pub use plain::Plain;
 
 /// Longest interface name in bytes (`IFNAMSIZ` less the final zero, netdevice(7)).
 pub const NAME_MAX_BYTES: usize = 15;
 /// The longest that one read can give: an IP packet's length field has 16 bits.
 pub const READ_MAX_BYTES: usize = 65_535;
+/// Most queues of one device that are asked for.
+pub const QUEUES_MAX: usize = 16;
 
 /// One queue of an overlay device. Reads and writes may run on different threads at once.
 pub trait Device: AsFd + Send + Sync + fmt::Debug {
@@ -56,105 +61,92 @@ pub struct Packet {
     pub meta: Meta,
 }
 
-/// What travels beside a packet between us and the kernel: the virtio network header's content (virtio 1.2 section
-/// 5.1.6, linux/virtio_net.h), as types.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Meta {
-    /// Whether and how the packet stands for several.
-    pub segmentation: Segmentation,
-    /// Whether the transport checksum is complete.
-    pub checksum: Checksum,
-    /// Length in bytes of all headers (IP and transport) of a super-packet; 0 for a single packet. A hint: check it
-    /// against the packet.
-    pub header_len: u16,
-}
-
-impl Meta {
-    /// A single packet with a complete checksum.
-    pub const PLAIN: Meta =
-        Meta { segmentation: Segmentation::None, checksum: Checksum::Complete, header_len: 0 };
-}
-
-/// Into what a super-packet is cut.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Segmentation {
-    /// A single packet.
-    None,
-    /// TCP over IPv4, `size` bytes of payload each, the last may have less.
-    Tcp4 {
-        /// Payload bytes of a segment.
-        size: u16,
-    },
-    /// TCP over IPv6.
-    Tcp6 {
-        /// Payload bytes of a segment.
-        size: u16,
-    },
-    /// UDP over either: every segment is a datagram of its own (not IP fragments), at most 128 of them.
-    Udp {
-        /// Payload bytes of a datagram.
-        size: u16,
-    },
-}
-
-/// State of a packet's transport checksum.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Checksum {
-    /// Complete in the packet: carry it verbatim.
-    Complete,
-    /// The field holds the folded, not complemented sum over the pseudo-header; the sum over the bytes from `start` to
-    /// the end is still to be added, and the result stored at `start + offset`.
-    Partial {
-        /// First byte covered, from the start of the packet.
-        start: u16,
-        /// Place of the checksum field, from `start`: 16 for TCP, 6 for UDP.
-        offset: u16,
-    },
-}
-
-/// What a device can take over from us.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Offloads {
-    /// Packets carry a virtio header: [`Checksum::Partial`] is understood in both directions.
-    pub checksum: bool,
-    /// TCP super-packets in both directions.
-    pub tcp: bool,
-    /// UDP super-packets in both directions (Linux 6.2).
-    pub udp: bool,
-}
-
-impl Offloads {
-    /// None at all: plain packets only.
-    pub const NONE: Offloads = Offloads { checksum: false, tcp: false, udp: false };
-}
-
-impl fmt::Display for Offloads {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let granted = [(self.checksum, "checksum"), (self.tcp, "tcp"), (self.udp, "udp")];
-        let mut separator = "";
-        for (_, name) in granted.iter().filter(|(granted, _)| *granted) {
-            write!(f, "{separator}{name}")?;
-            separator = "+";
-        }
-        if separator.is_empty() { f.write_str("none") } else { Ok(()) }
-    }
-}
-
 /// What to open.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
     /// The interface's name, at most [`NAME_MAX_BYTES`] bytes; `%d` in it becomes the first free number.
     pub name: String,
+    /// Whether to ask the kernel for offload.
+    pub offload: Wish,
+    /// Queues, 1 to [`QUEUES_MAX`]. The device without offload has one, whatever this says.
+    pub queues: usize,
 }
 
-/// Makes the overlay interface, which vanishes again when the last queue is dropped, and gives its queues (one for
-/// now). It is down and has no addresses: see [`super::netlink`].
+/// Whether offload is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Wish {
+    /// As much as the kernel grants.
+    #[default]
+    Auto,
+    /// None.
+    Off,
+}
+
+/// An overlay device.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// Its queues; at least one.
+    pub queues: Vec<Arc<dyn Device>>,
+    /// Why it is this kind of device.
+    pub reason: Reason,
+}
+
+impl Opened {
+    /// Its first queue, which stands for the device as a whole.
+    ///
+    /// # Panics
+    /// Never for what [`open`] gave.
+    pub fn first(&self) -> &dyn Device {
+        &*self.queues[0]
+    }
+}
+
+/// Why a device has the offloads that it has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// The kernel granted them.
+    Granted,
+    /// They are turned off.
+    TurnedOff,
+    /// The kernel has no device with a virtio header.
+    Unsupported,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reason::Granted => "granted by the kernel",
+            Reason::TurnedOff => "turned off in the configuration",
+            Reason::Unsupported => "not supported by the kernel",
+        })
+    }
+}
+
+/// Makes the overlay interface, which vanishes again when the last queue is dropped. It is down and has no addresses: see
+/// [`super::netlink`].
 ///
 /// # Errors
 /// See [`OpenError`].
-pub fn open(options: &Options) -> Result<Vec<Arc<dyn Device>>, OpenError> {
+///
+/// # Panics
+/// When the number of queues is out of range.
+pub fn open(options: &Options) -> Result<Opened, OpenError> {
+    let reason = match options.offload {
+        Wish::Off => Reason::TurnedOff,
+        Wish::Auto => match Offload::open(&options.name, options.queues) {
+            Ok(queues) => {
+                let queues = queues.into_iter().map(|queue| Arc::new(queue) as Arc<dyn Device>).collect();
+                return Ok(Opened { queues, reason: Reason::Granted });
+            }
+            Err(OpenError::Io(error)) => {
+                tracing::debug!(%error, "no device with offload");
+                Reason::Unsupported
+            }
+            Err(error) => return Err(error),
+        },
+    };
     let plain = Plain::open(&options.name)?;
-    Ok(vec![Arc::new(plain)])
+    Ok(Opened { queues: vec![Arc::new(plain)], reason })
 }
 
 /// Why there is no overlay device.
@@ -267,11 +259,5 @@ mod tests {
         assert!(matches!(device(Errno::EBADFD), DeviceError::Gone));
         assert!(matches!(device(Errno::EIO), DeviceError::Down));
         assert!(matches!(device(Errno::EINVAL), DeviceError::Refused(_)));
-    }
-
-    #[test]
-    fn offloads_read_as_a_list() {
-        assert_eq!(Offloads::NONE.to_string(), "none");
-        assert_eq!(Offloads { checksum: true, tcp: true, udp: false }.to_string(), "checksum+tcp");
     }
 }

@@ -1,0 +1,155 @@
+//! Cutting a super-packet of the kernel into packets that stand alone, by the kernel's own rules
+//! (`tcp_gso_segment`, `__udp_gso_segment`, `inet_gso_segment`).
+
+use super::checksum;
+use super::meta::{Checksum, Meta, Segmentation};
+use super::packet::{Layout, Transport};
+
+/// FIN and PSH: only the last segment of a super-packet has them.
+pub(super) const TCP_LAST: u8 = 0x01 | 0x08;
+/// CWR: only the first segment has it (RFC 3168 section 6.1.2 wants it once).
+pub(super) const TCP_FIRST: u8 = 0x80;
+/// Place of the flags in a TCP header.
+pub(super) const TCP_FLAGS_AT: usize = 13;
+
+/// How one super-packet is cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Split {
+    layout: Layout,
+    /// Payload bytes of each segment but the last.
+    size: usize,
+    /// Length of the super-packet.
+    len: usize,
+    /// IPv4 identification of the first segment.
+    identification: u16,
+    /// Sequence number of the first segment, for TCP.
+    sequence: u32,
+}
+
+/// What becomes of a segment's transport checksum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fill {
+    /// The receiver computes it: the field is zero.
+    Leave,
+    /// It is computed.
+    Complete,
+}
+
+impl Split {
+    /// Reads how `packet` is to be cut. `None` when `meta` says that it is a single packet, or when the two contradict
+    /// each other.
+    pub fn new(packet: &[u8], meta: &Meta) -> Option<Split> {
+        let layout = Layout::of(packet)?;
+        let (size, fits) = match meta.segmentation {
+            Segmentation::None => return None,
+            Segmentation::Tcp4 { size } => (size, layout.transport == Transport::Tcp && layout.is_v4),
+            Segmentation::Tcp6 { size } => (size, layout.transport == Transport::Tcp && !layout.is_v4),
+            Segmentation::Udp { size } => (size, layout.transport == Transport::Udp),
+        };
+        let partial = match meta.checksum {
+            Checksum::Partial { start, offset } => {
+                usize::from(start) == layout.network_len
+                    && usize::from(offset) == layout.transport.checksum_at()
+            }
+            Checksum::Complete => false,
+        };
+        if !fits || !partial || size == 0 {
+            return None;
+        }
+        Some(Split {
+            layout,
+            size: usize::from(size),
+            len: packet.len(),
+            identification: u16::from_be_bytes([packet[4], packet[5]]),
+            sequence: match layout.transport {
+                Transport::Tcp => u32::from_be_bytes(*packet[layout.network_len + 4..].first_chunk()?),
+                Transport::Udp => 0,
+            },
+        })
+    }
+
+    /// Number of segments; at least 1.
+    pub fn count(&self) -> usize {
+        (self.len - self.layout.header_len).div_ceil(self.size).max(1)
+    }
+
+    /// Length of every segment but the last, headers included.
+    pub fn segment_len(&self) -> usize {
+        (self.layout.header_len + self.size).min(self.len)
+    }
+
+    /// Length of the last segment, headers included.
+    pub fn last_len(&self) -> usize {
+        self.len - (self.count() - 1) * self.size
+    }
+
+    /// Length of segment number `index`, headers included.
+    pub fn len_of(&self, index: usize) -> usize {
+        if index + 1 == self.count() { self.last_len() } else { self.segment_len() }
+    }
+
+    /// Writes segment number `index` of `packet`, which must be what this was made from, to `out`.
+    ///
+    /// # Panics
+    /// When there is no such segment, or `out` has not its length.
+    pub fn write(&self, packet: &[u8], index: usize, fill: Fill, out: &mut [u8]) {
+        let header_len = self.layout.header_len;
+        let start = header_len + index * self.size;
+        let payload = &packet[start..(start + self.size).min(self.len)];
+        let (header, body) = out.split_at_mut(header_len);
+        header.copy_from_slice(&packet[..header_len]);
+        body.copy_from_slice(payload);
+        self.write_network_header(header, index, payload.len());
+        self.write_transport_header(header, index, payload.len());
+        if fill == Fill::Complete {
+            let transport_len = out.len() - self.layout.network_len;
+            let pseudo = checksum::pseudo_header(
+                self.layout.addresses(out),
+                self.layout.transport.number(),
+                transport_len as u16,
+            );
+            let transport = &mut out[self.layout.network_len..];
+            let at = self.layout.transport.checksum_at();
+            transport[at..at + 2].copy_from_slice(&pseudo.to_be_bytes());
+            checksum::complete(transport, at);
+        }
+    }
+
+    fn write_network_header(&self, header: &mut [u8], index: usize, payload_len: usize) {
+        let len = header.len() + payload_len;
+        if self.layout.is_v4 {
+            let identification = self.identification.wrapping_add(index as u16);
+            write_v4(&mut header[..self.layout.network_len], len as u16, identification);
+        } else {
+            header[4..6].copy_from_slice(&((len - 40) as u16).to_be_bytes());
+        }
+    }
+
+    fn write_transport_header(&self, header: &mut [u8], index: usize, payload_len: usize) {
+        let transport = &mut header[self.layout.network_len..];
+        match self.layout.transport {
+            Transport::Tcp => {
+                let sequence = self.sequence.wrapping_add((index * self.size) as u32);
+                transport[4..8].copy_from_slice(&sequence.to_be_bytes());
+                if index + 1 < self.count() {
+                    transport[TCP_FLAGS_AT] &= !TCP_LAST;
+                }
+                if index > 0 {
+                    transport[TCP_FLAGS_AT] &= !TCP_FIRST;
+                }
+            }
+            Transport::Udp => transport[4..6].copy_from_slice(&((payload_len + 8) as u16).to_be_bytes()),
+        }
+        let at = self.layout.transport.checksum_at();
+        transport[at..at + 2].fill(0);
+    }
+}
+
+/// Sets the total length and the identification of an IPv4 header, and its checksum.
+pub(super) fn write_v4(header: &mut [u8], total_len: u16, identification: u16) {
+    header[2..4].copy_from_slice(&total_len.to_be_bytes());
+    header[4..6].copy_from_slice(&identification.to_be_bytes());
+    header[10..12].fill(0);
+    let sum = !checksum::sum(header);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+}
