@@ -20,7 +20,7 @@ SIMULATOR := $(patsubst tests/tests/%.rs,--test %,$(filter-out tests/tests/netns
 
 NETWORK := ip=iproute2 nft=nftables unshare=util-linux
 PEERS := tincd=tinc wireguard-go=wireguard-go wg=wireguard-tools nebula=nebula
-SCENARIOS := $(NETWORK) iperf3=iperf3 conntrack=conntrack
+SCENARIOS := $(NETWORK) iperf3=iperf3 ethtool=ethtool conntrack=conntrack
 
 .PHONY: demo test unit simulator scenarios full check deny bench bench-micro fuzz build release
 

@@ -5,9 +5,11 @@
 
 mod figures;
 mod iperf;
+mod transfer;
 
 pub use figures::{figure, limit};
 pub use iperf::{Throughput, iperf};
+pub use transfer::transfer;
 
 use netlab::flow::{Flow, FlowShape};
 use netlab::mesh::Member;

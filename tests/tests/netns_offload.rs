@@ -1,0 +1,137 @@
+//! Super-packets through the mesh: every byte arrives, and every checksum that a host outside sees is right.
+
+use meshnet_tests::net::{Lan, PORT, SETTLE, admit, done, enlist, figure, found, limit, overlay, transfer};
+use netlab::mesh::Member;
+use netlab::{Lab, Machine};
+use std::process::Command;
+use std::time::Duration;
+
+/// Bytes of one transfer.
+fn bytes() -> u64 {
+    limit("MESHNET_TRANSFER_MB", 200_u64) * 1_000_000
+}
+
+fn restart_with(member: &mut Member, configuration: &str) {
+    done(member.terminate(Duration::from_secs(5)));
+    let file = member.state().join("meshd.toml");
+    let before = done(std::fs::read_to_string(&file));
+    done(std::fs::write(&file, format!("{configuration}\n{before}")));
+    done(member.up());
+}
+
+fn turn_off_checksums(machine: &Machine, interface: &str) {
+    let mut ethtool = Command::new("ethtool");
+    ethtool.args(["--offload", interface, "tx", "off"]);
+    let finished = done(machine.run(ethtool, Duration::from_secs(5)));
+    assert!(finished.success(), "{finished:?}");
+}
+
+/// Segments and datagrams that a machine refused for their checksums or headers.
+fn checksum_errors(machine: &Machine) -> u64 {
+    let text = done(done(machine.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))));
+    let mut errors = 0;
+    let lines: Vec<&str> = text.lines().collect();
+    for pair in lines.chunks_exact(2) {
+        let named = pair[0].split_whitespace().zip(pair[1].split_whitespace());
+        let wanted = named.filter(|(name, _)| ["InCsumErrors", "InHdrErrors", "InErrs"].contains(name));
+        errors += wanted.filter_map(|(_, value)| value.parse::<u64>().ok()).sum::<u64>();
+    }
+    errors
+}
+
+#[test]
+fn every_byte_arrives_both_ways_over_ipv4_and_ipv6() {
+    let lan = Lan::new(2);
+    let (a, b) = (&lan.nodes[0], &lan.nodes[1]);
+    for v6 in [false, true] {
+        for (from, to) in [(a, b), (b, a)] {
+            let rate = transfer(from.machine(), to.machine(), done(to.address(v6)), bytes());
+            figure(
+                &format!("verified transfer, direct, IPv{}", if v6 { 6 } else { 4 }),
+                format!("{rate:.0} Mbit/s"),
+            );
+        }
+    }
+    for node in [a, b] {
+        assert_eq!(checksum_errors(node.machine()), 0, "{}", node.machine().name());
+    }
+}
+
+#[test]
+fn a_device_without_offload_and_one_with_it_understand_each_other() {
+    let mut lan = Lan::new(2);
+    restart_with(&mut lan.nodes[1], "offload = \"off\"");
+    let (a, b) = (&lan.nodes[0], &lan.nodes[1]);
+    done(a.wait_for_ping(overlay(b), SETTLE));
+    done(b.wait_for_ping(overlay(a), SETTLE));
+    for (from, to) in [(a, b), (b, a)] {
+        let rate = transfer(from.machine(), to.machine(), overlay(to), bytes() / 10);
+        figure("verified transfer, offload at one end", format!("{rate:.0} Mbit/s"));
+    }
+    for node in [a, b] {
+        assert_eq!(checksum_errors(node.machine()), 0, "{}", node.machine().name());
+    }
+    let status = done(b.ok(&["status"]));
+    assert!(status.contains("none (turned off in the configuration)"), "{status}");
+}
+
+#[test]
+fn a_host_behind_a_member_gets_complete_checksums_and_its_own_are_carried_verbatim() {
+    let lab = done(Lab::new());
+    let (internet, office) = (done(lab.switch("internet")), done(lab.switch("office")));
+    let client = done(lab.machine("client"));
+    done(client.plug(&internet, &["203.0.113.1/24"]));
+    let client = found(&client, &["--relay", "--endpoint", &format!("203.0.113.1:{PORT}")]);
+
+    let gateway = done(lab.router("gateway"));
+    done(gateway.plug(&internet, &["203.0.113.2/24"]));
+    let port = done(gateway.plug(&office, &["192.168.7.1/24"]));
+    let subnet = "192.168.7.0/24";
+    let offer = format!("subnets = [{{ prefix = \"{subnet}\" }}]\n");
+    let mut member = enlist(&client, &gateway, &["--subnet", subnet], &[]);
+    done(std::fs::write(member.state().join("meshd.toml"), offer));
+    done(member.up());
+
+    let host = done(lab.machine("host"));
+    let host_port = done(host.plug(&office, &["192.168.7.80/24"]));
+    done(host.default_route("192.168.7.1"));
+    let address = "192.168.7.80".parse().expect("an address");
+    done(client.wait_for_ping(address, SETTLE));
+    // With nothing to take over, both have to compute what is on the wire, and the host has to check it.
+    turn_off_checksums(&gateway, port.interface());
+    turn_off_checksums(&host, host_port.interface());
+    for (name, from, to, at) in
+        [("to", client.machine(), &host, address), ("from", &host, client.machine(), overlay(&client))]
+    {
+        let rate = transfer(from, to, at, bytes());
+        figure(&format!("verified transfer {name} a host without offload"), format!("{rate:.0} Mbit/s"));
+    }
+    for machine in [client.machine(), &gateway, &host] {
+        assert_eq!(checksum_errors(machine), 0, "{}", machine.name());
+    }
+}
+
+#[test]
+fn every_byte_arrives_through_a_relay() {
+    let lab = done(Lab::new());
+    let (left, right) = (done(lab.switch("left")), done(lab.switch("right")));
+    let relay = done(lab.machine("relay"));
+    done(relay.plug(&left, &["192.0.2.9/24"]));
+    done(relay.plug(&right, &["198.51.100.9/24"]));
+    let endpoints = [format!("192.0.2.9:{PORT}"), format!("198.51.100.9:{PORT}")];
+    let relay = found(&relay, &["--relay", "--endpoint", &endpoints[0], "--endpoint", &endpoints[1]]);
+    let node = |name: &str, switch, address: &str| {
+        let machine = done(lab.machine(name));
+        done(machine.plug(switch, &[address]));
+        admit(&relay, &machine, &[], &[])
+    };
+    let (a, b) = (node("a", &left, "192.0.2.1/24"), node("b", &right, "198.51.100.1/24"));
+    done(a.wait_for_ping(overlay(&b), SETTLE));
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        let rate = transfer(from.machine(), to.machine(), overlay(to), bytes());
+        figure("verified transfer, relayed", format!("{rate:.0} Mbit/s"));
+    }
+    for node in [&a, &b] {
+        assert_eq!(checksum_errors(node.machine()), 0, "{}", node.machine().name());
+    }
+}
