@@ -102,7 +102,7 @@ fn start_over() -> Result<Infallible, Error> {
 }
 
 fn in_user_namespace() -> Command {
-    let mut command = Command::new("unshare");
+    let mut command = tool::system_command("unshare");
     command.args(["--user", "--map-root-user", "--net", "--mount", "sh", "-c", ENTER, "netlab"]);
     command
 }

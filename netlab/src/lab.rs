@@ -5,7 +5,7 @@ use crate::wire::Wire;
 use crate::{Error, access, tool};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -217,8 +217,8 @@ fn remove_leftovers() {
     tags.dedup();
     for tag in tags {
         let directory = directory_of(&tag);
-        let _ =
-            Command::new("sh").args(["-c", REAP, "sh", &tag]).arg(directory).stdin(Stdio::null()).status();
+        let mut reap = tool::system_command("sh");
+        let _ = reap.args(["-c", REAP, "sh", &tag]).arg(directory).stdin(Stdio::null()).status();
     }
 }
 
@@ -243,7 +243,7 @@ fn directory_of(tag: &str) -> PathBuf {
 
 fn start_reaper(tag: &str, directory: &Path) -> Result<(Child, ChildStdin), Error> {
     use std::os::unix::process::CommandExt;
-    let mut command = Command::new("sh");
+    let mut command = tool::system_command("sh");
     command.args(["-c", REAP, "netlab-reaper", tag]).arg(directory).arg("wait").current_dir("/");
     // A process group of its own, so that Ctrl-C at the terminal does not reach it.
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);

@@ -16,9 +16,19 @@ pub(crate) fn ip_batch(namespace: &str, commands: &str) -> Result<String, Error>
 
 /// Gives a program its arguments and standard input; its standard output, or the error with what it said.
 pub(crate) fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, Error> {
-    let mut command = Command::new(program);
+    let mut command = system_command(program);
     command.args(arguments);
     finish(&mut command, input)
+}
+
+/// A command that is also looked for where Debian keeps the administrator's programs, which ordinary users do not have
+/// in their `PATH`.
+pub(crate) fn system_command(program: &str) -> Command {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin");
+    let mut command = Command::new(program);
+    command.env("PATH", path);
+    command
 }
 
 /// [`run`] for a prepared command.
