@@ -74,6 +74,8 @@ const PROBE_PAUSE: Duration = Duration::from_millis(100);
 pub const ACTIVE_FOR: Duration = Duration::from_secs(3);
 /// A peer without traffic for this long, that is not kept for the control plane, is no longer probed.
 pub const IDLE_AFTER: Duration = Duration::from_secs(60);
+/// A path that is new, or back, is measured so many times in quick succession.
+const FIRST_REPLIES: u32 = 5;
 /// Unanswered probes after which a silent path is suspected: traffic is duplicated on another path.
 pub const SUSPECT_MISSES: u32 = 2;
 /// Unanswered probes after which a silent path is dead.
@@ -360,9 +362,9 @@ impl PathSet {
         path.misses = 0;
         path.tries = 0;
         path.in_flight.retain(|flight| flight.sent > sent);
-        if !path.proven || !was_alive {
-            path.proven = true;
-            // A second measurement soon: one reply says little about quality.
+        path.proven = true;
+        if path.quality.replies() < FIRST_REPLIES {
+            // More measurements soon: one reply says little about quality.
             path.next_probe = now + PROBE_ACTIVE / 3;
         }
         Some(rtt)

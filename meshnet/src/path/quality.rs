@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 /// Smoothed measurements of one path. Round-trip time and its deviation are smoothed as TCP does (RFC 6298, gains 1/8
-/// and 1/4); loss is an exponential average over probes with gain 1/16.
+/// and 1/4), except that good news counts at once: probes are seconds apart, and one that met a busy machine would speak
+/// against the path for half a minute. Loss is an exponential average over probes with gain 1/16.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Quality {
     srtt_us: u64,
@@ -26,8 +27,14 @@ impl Quality {
             self.deviation_us = sample / 2;
         } else {
             let error = self.srtt_us.abs_diff(sample);
-            self.deviation_us = (3 * self.deviation_us + error) / 4;
-            self.srtt_us = (7 * self.srtt_us + sample) / 8;
+            let falls = sample < self.srtt_us;
+            self.srtt_us = if falls { (self.srtt_us + sample) / 2 } else { (7 * self.srtt_us + sample) / 8 };
+            // That it got much faster is no sign of jitter (as Linux has it, tcp_rtt_estimator in net/ipv4/tcp_input.c).
+            self.deviation_us = if falls && error > self.deviation_us {
+                (31 * self.deviation_us + error) / 32
+            } else {
+                (3 * self.deviation_us + error) / 4
+            };
         }
         self.loss -= self.loss * LOSS_GAIN;
         self.replies = self.replies.saturating_add(1);
@@ -71,5 +78,35 @@ impl Quality {
     /// How long to wait for a reply before it counts as lost (RFC 6298 section 2.3, without its floor of a second).
     pub fn patience(&self) -> Duration {
         Duration::from_micros(self.srtt_us + (4 * self.deviation_us).max(100_000))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(samples_ms: &[u64]) -> Quality {
+        let mut quality = Quality::default();
+        samples_ms.iter().for_each(|ms| quality.answered(Duration::from_millis(*ms)));
+        quality
+    }
+
+    #[test]
+    fn a_bad_start_is_soon_forgotten() {
+        let quality = after(&[80, 2, 2, 2, 2, 2, 2, 2]);
+        assert!(quality.rtt() < Duration::from_millis(4), "{quality:?}");
+        assert!(quality.score_us() < after(&[20; 8]).score_us() * 2, "{quality:?}");
+    }
+
+    #[test]
+    fn one_slow_answer_moves_it_little_and_a_slower_path_shows() {
+        assert!(after(&[2, 2, 2, 2, 2, 50]).rtt() < Duration::from_millis(9));
+        assert!(after(&[2, 2, 2, 50, 50, 50, 50, 50, 50, 50, 50]).rtt() > Duration::from_millis(30));
+    }
+
+    #[test]
+    fn a_path_that_wavers_is_worse_than_a_steady_one_of_the_same_mean() {
+        let wavers: Vec<u64> = (0..40).map(|n| if n % 2 == 0 { 5 } else { 35 }).collect();
+        assert!(after(&wavers).score_us() > after(&[20; 40]).score_us());
     }
 }
