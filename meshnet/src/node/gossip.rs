@@ -26,6 +26,8 @@ use crate::time::{Mono, Now, UnixMs};
 const BATCH: Duration = Duration::from_millis(50);
 /// Databases of two neighbours are compared this often.
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
+/// How soon two databases that differed are compared again, at first.
+pub(super) const COMPARE_AGAIN: Duration = Duration::from_secs(1);
 /// Keys this young were made with the peer as it runs now, not as it ran before a restart.
 const FRESH: Duration = Duration::from_secs(5);
 /// Records that wait for the certificate or key epoch that they name.
@@ -139,7 +141,17 @@ impl Node {
 
     fn handle_summary(&mut self, now: Now, from: MemberId, theirs: &[u64; BUCKETS]) {
         let mut frames = Vec::new();
-        for bucket in self.lsdb.differing(theirs) {
+        let differing = self.lsdb.differing(theirs);
+        if let Some(peer) = self.peers.get_mut(&from) {
+            if differing.is_empty() {
+                peer.compare_pause = COMPARE_AGAIN;
+            } else {
+                // What is sent now may be lost: see soon whether it arrived, ever later while it makes no difference.
+                peer.compare_at = peer.compare_at.min(now.mono + peer.compare_pause);
+                peer.compare_pause = (peer.compare_pause * 2).min(COMPARE_EVERY);
+            }
+        }
+        for bucket in differing {
             for part in self.lsdb.versions(bucket) {
                 frames.push(Frame::BucketVersions {
                     bucket: part.bucket,

@@ -50,6 +50,8 @@ pub(super) struct Peer {
     pub(super) last_handshake: Option<Mono>,
     /// When to compare databases next.
     pub(super) compare_at: Mono,
+    /// How soon to compare again when they differ.
+    pub(super) compare_pause: Duration,
     /// No traffic, no session, no wish: when it was last needed.
     pub(super) needed: Mono,
     reassembly: VecDeque<Reassembly>,
@@ -92,6 +94,7 @@ impl Peer {
             pings: VecDeque::new(),
             last_handshake: None,
             compare_at: now,
+            compare_pause: super::gossip::COMPARE_AGAIN,
             needed: now,
             reassembly: VecDeque::new(),
             budget: Budget { bytes: CONTROL_BURST_BYTES, filled: now },

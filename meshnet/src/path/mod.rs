@@ -314,8 +314,21 @@ impl PathSet {
     }
 
     /// An authenticated datagram arrived over `id`. Learns the path if it is new and returns whether it was.
+    ///
+    /// When the peer speaks from somewhere else than before, its address or its NAT's mapping has probably changed: the
+    /// direct paths that it is not heard on any more are doubted at once.
     pub fn heard(&mut self, now: Mono, id: PathId) -> bool {
+        let was_alive = self.paths.get(&id).is_some_and(|path| path.alive(now));
         let new = self.add(now, id, Origin::Heard);
+        if id.is_direct() && !was_alive {
+            let others = self.paths.iter_mut().filter(|(other, _)| **other != id && other.is_direct());
+            for (_, path) in others {
+                let silent = path.last_heard.is_none_or(|at| now.since(at) >= PROBE_ACTIVE);
+                if silent && path.proven && !path.suspect(now) {
+                    path.doubt(now);
+                }
+            }
+        }
         if let Some(path) = self.paths.get_mut(&id) {
             path.last_heard = Some(now);
             if !path.proven {
@@ -490,7 +503,7 @@ impl PathSet {
         self.paths
             .iter()
             .filter(|(id, path)| id.is_direct() && path.alive(now))
-            .min_by_key(|(id, path)| (path.quality.score_us(), **id))
+            .min_by_key(|(id, path)| (path.suspect(now), score(id, path), **id))
             .map(|(id, path)| (*id, path.quality.rtt()))
     }
 
