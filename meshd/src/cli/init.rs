@@ -48,7 +48,7 @@ pub(super) struct Args {
 /// How and where a new node can be reached, for `init` and `join`.
 #[derive(clap::Args, Debug, Clone)]
 pub(super) struct Place {
-    /// UDP address to listen on [default: [::]:4655, which is all addresses, IPv4 included]
+    /// UDP address to listen on (default: all addresses of both families, port 4655)
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<SocketAddr>,
     /// Where others reach this node from outside, if it has a public address or a forwarded port

@@ -1,4 +1,4 @@
-//! The daemon's configuration: read raw ([`raw`]), judged once, and from then on only seen resolved ([`Config`]).
+//! The daemon's configuration: read raw (`raw`), judged once, and from then on only seen resolved ([`Config`]).
 
 pub mod diagnose;
 mod raw;

@@ -1,6 +1,6 @@
 //! The daemon behind `meshd up`.
 //!
-//! One thread runs [`service::Service`], the owner of the [`meshnet::node::Node`]: it takes what the data plane's
+//! One thread runs `service::Service`, the owner of the [`meshnet::node::Node`]: it takes what the data plane's
 //! threads ([`lanes`]) hand up, timers, signals, changes of the network, and requests from the control socket, feeds
 //! them to the node, and carries out what the node wants.
 //!
