@@ -99,6 +99,9 @@ pub struct PathStatus {
     /// The round-trip time.
     #[serde(default)]
     pub rtt_ms: Option<f64>,
+    /// The cipher suite of the session.
+    #[serde(default)]
+    pub suite: String,
 }
 
 /// The `meshd` program: [`BINARY`] in the environment, else the one in the directory (or its parent) of the running

@@ -56,6 +56,27 @@ fn a_peer_that_restarts_is_reached_again_by_the_one_that_stayed() {
 }
 
 #[test]
+fn a_node_that_is_to_use_no_aes_any_more_is_reached_by_peers_that_know_its_old_keys() {
+    let mut lan = Lan::new(2);
+    let config = lan.nodes[0].state().join("meshd.toml");
+    let (name, target) = (lan.nodes[0].machine().name().to_owned(), overlay(&lan.nodes[0]));
+    let usual = done(lan.nodes[1].path_to(&name)).expect("a path").suite;
+    let old = done(std::fs::read_to_string(&config));
+    done(lan.nodes[0].terminate(SETTLE));
+    done(std::fs::write(&config, format!("suite = \"chacha20poly1305\"\n{old}")));
+    let started_at = Instant::now();
+    done(lan.nodes[0].start(&[]));
+    done(lan.nodes[1].wait_for_ping(target, SETTLE));
+    figure("restart with another suite to the first echo", format!("{:?}", started_at.elapsed()));
+    done(lan.nodes[1].wait_for_path(&name, SETTLE, |path| path.suite == "chacha20-poly1305"));
+    // And back to what this machine's processor makes of it.
+    done(lan.nodes[0].terminate(SETTLE));
+    done(std::fs::write(&config, old));
+    done(lan.nodes[0].start(&[]));
+    done(lan.nodes[1].wait_for_path(&name, SETTLE, |path| path.suite == usual));
+}
+
+#[test]
 fn sigterm_removes_routes_and_device_and_sighup_loses_nothing() {
     let mut lan = Lan::new(2);
     let flow = flow(&lan.nodes[0], &lan.nodes[1], 1000);

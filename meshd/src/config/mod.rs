@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use meshnet::crypto::Suite;
 use meshnet::io::tun::Wish;
+use proto::key_epoch::Capabilities;
 use toml::Spanned;
 
 use diagnose::{Findings, example, nearest};
@@ -63,6 +65,8 @@ pub struct Config {
     pub mtu: u16,
     /// Whether the kernel is asked to carry packets in batches, in device and sockets.
     pub offload: Wish,
+    /// Which cipher suites the node's key epochs declare.
+    pub suite: SuiteWish,
     /// UDP addresses to listen on; at least one. `[::]` stands for both families, or for IPv4 where there is no IPv6.
     pub listen: Vec<SocketAddr>,
     /// Endpoints at which the node can be reached from outside.
@@ -79,6 +83,15 @@ pub struct Config {
     pub route_table: Option<u32>,
     /// Log level.
     pub log: Level,
+}
+
+/// Which cipher suites a node is to use with its peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SuiteWish {
+    /// AES-256-GCM with peers that can, where this build and this CPU can.
+    Auto,
+    /// ChaCha20-Poly1305 with everyone.
+    ChaCha20Poly1305,
 }
 
 /// A subnet to announce.
@@ -135,6 +148,7 @@ impl Default for Config {
             interface: DEFAULT_INTERFACE.into(),
             mtu: DEFAULT_MTU,
             offload: Wish::Auto,
+            suite: SuiteWish::Auto,
             listen: vec![(IpAddr::V6(Ipv6Addr::UNSPECIFIED), DEFAULT_PORT).into()],
             endpoints: Vec::new(),
             datacenter: None,
@@ -194,10 +208,21 @@ impl Config {
         check(self.interface == new.interface, "interface");
         check(self.mtu == new.mtu, "mtu");
         check(self.offload == new.offload, "offload");
+        check(self.suite == new.suite, "suite");
         check(self.listen == new.listen, "listen");
         check(self.fwmark == new.fwmark, "fwmark");
         check(self.route_table == new.route_table, "route_table");
         keys
+    }
+}
+
+impl SuiteWish {
+    /// What the node's key epochs are to declare.
+    pub fn capabilities(self) -> Capabilities {
+        match self {
+            SuiteWish::Auto => Suite::local_capabilities(),
+            SuiteWish::ChaCha20Poly1305 => Capabilities(0),
+        }
     }
 }
 
@@ -321,6 +346,17 @@ fn resolve(raw: Raw, findings: &mut Findings<'_>) -> Config {
                 offload.span(),
                 format!("`{other}` is no choice for `offload`"),
                 Some("write \"auto\" or \"off\"".into()),
+            ),
+        }
+    }
+    if let Some(suite) = raw.suite {
+        match suite.get_ref().as_str() {
+            "auto" => config.suite = SuiteWish::Auto,
+            "chacha20poly1305" => config.suite = SuiteWish::ChaCha20Poly1305,
+            other => findings.add(
+                suite.span(),
+                format!("`{other}` is no choice for `suite`"),
+                Some("write \"auto\" or \"chacha20poly1305\"".into()),
             ),
         }
     }

@@ -17,6 +17,8 @@ pub struct Raw {
     pub mtu: Option<Spanned<i64>>,
     /// Whether to let the kernel carry packets in batches.
     pub offload: Option<Spanned<String>>,
+    /// Which cipher suite to offer.
+    pub suite: Option<Spanned<String>>,
     /// UDP addresses to listen on.
     pub listen: Option<Vec<Spanned<String>>>,
     /// Endpoints at which the node can be reached from outside.
@@ -51,6 +53,7 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("interface", r#"interface = "mesh0""#),
     ("mtu", "mtu = 1354"),
     ("offload", r#"offload = "auto""#),
+    ("suite", r#"suite = "auto""#),
     ("listen", r#"listen = ["[::]:4655"]"#),
     ("endpoints", r#"endpoints = ["vpn.example.org:4655"]"#),
     ("datacenter", r#"datacenter = "ams""#),

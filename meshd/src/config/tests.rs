@@ -18,6 +18,7 @@ fn a_full_file_is_read() {
         interface = "mesh7"
         mtu = 1300
         offload = "off"
+        suite = "chacha20poly1305"
         listen = ["192.0.2.1:7000", "[2001:db8::1]:7000"]
         endpoints = ["vpn.example.org:7000", "[2001:db8::1]:7000"]
         datacenter = "ams"
@@ -35,6 +36,7 @@ fn a_full_file_is_read() {
     .unwrap();
     assert_eq!(config.interface, "mesh7");
     assert_eq!(config.offload, Wish::Off);
+    assert_eq!(config.suite, SuiteWish::ChaCha20Poly1305);
     assert_eq!(config.listen.len(), 2);
     assert_eq!(config.endpoints[1].to_string(), "[2001:db8::1]:7000");
     assert_eq!(config.subnets[0].weight, 5);
@@ -55,6 +57,7 @@ fn each_wrong_value_says_where_and_what_to_write() {
         ("endpoints = [\"a:0\"]", "1:14", "from 1 to 65535"),
         ("datacenter = \"Am_s\"", "1:14", "a-z, 0-9"),
         ("offload = \"no\"", "1:11", "write \"auto\" or \"off\""),
+        ("suite = \"aes\"", "1:9", "write \"auto\" or \"chacha20poly1305\""),
         ("log = \"wran\"", "1:7", "did you mean \"warn\"?"),
         ("interface = \"a-name-that-is-too-long\"", "1:13", "1 to 15 characters"),
         ("subnets = [{ prefix = \"192.168.7.1/24\" }]", "1:23", "write \"192.168.7.0/24\""),

@@ -75,6 +75,7 @@ impl Choices {
             None,
             "\"auto\"".into(),
         );
+        line("chacha20poly1305: no AES, whatever the CPU has.", "suite", None, "\"auto\"".into());
         line("error, warn, info, debug, or trace.", "log", None, "\"info\"".into());
         text
     }

@@ -95,7 +95,13 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
     state.remove(Kind::Founding)?;
 
     let now = clock::now();
-    let keys = TransportKeys::load(&state)?;
+    let mut keys = TransportKeys::load(&state)?;
+    let mut rng: StdRng = rand::make_rng();
+    let (mesh, suites) = (home.chain.mesh(), config.suite.capabilities());
+    if keys.declare(suites, &mut rng, &home.identity, mesh, now.wall.seconds()).context("transport keys")? {
+        keys.save(&state)?;
+        info!("a new key epoch says which ciphers this node has now");
+    }
     let epochs = own_epochs(&state, &keys)?;
     let newest = epochs.last().context("there is no transport key")?;
     let join = JoinServer::new(Register::open(&state)?, newest.secret.clone(), newest.signed.clone());
@@ -108,7 +114,6 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
     let netlink = Netlink::connect().map_err(netlink_error)?;
     let network = Network::set_up(netlink, &home, &config, &device).await.map_err(netlink_error)?;
     let watch = Watch::new(Some(device.first().index())).map_err(netlink_error)?;
-    let mut rng: StdRng = rand::make_rng();
     let resolver = Resolver::start(config.endpoints.clone(), StdRng::from_rng(&mut rng));
     let interface_addresses = network.local_addresses().await;
     let settings = network.settings(&config, resolver.addresses(), interface_addresses, &listening);

@@ -3,7 +3,8 @@
 use meshnet::crypto::{Suite, TransportSecret};
 use meshnet::membership::{IdentitySecret, member_id};
 use proto::id::{KeyEpochNumber, MeshId};
-use proto::key_epoch::KeyEpoch;
+use proto::key_epoch::{Capabilities, KeyEpoch};
+use proto::signed::Signed;
 use rand::CryptoRng;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -44,11 +45,23 @@ pub struct PendingJoin {
 }
 
 impl TransportKey {
-    /// A new key, as epoch `number` of the member with `identity`.
+    /// A new key, as epoch `number` of the member with `identity`, that declares what this build on this CPU can do.
     ///
     /// # Errors
     /// None in practice: a key epoch has a fixed size.
     pub fn generate(
+        rng: &mut impl CryptoRng,
+        identity: &IdentitySecret,
+        mesh: MeshId,
+        number: KeyEpochNumber,
+        now_s: u64,
+    ) -> Result<TransportKey, proto::Error> {
+        TransportKey::declaring(Suite::local_capabilities(), rng, identity, mesh, number, now_s)
+    }
+
+    /// The same with other capabilities.
+    fn declaring(
+        capabilities: Capabilities,
         rng: &mut impl CryptoRng,
         identity: &IdentitySecret,
         mesh: MeshId,
@@ -62,7 +75,7 @@ impl TransportKey {
             number,
             key: secret.public(),
             created_s: now_s,
-            capabilities: Suite::local_capabilities(),
+            capabilities,
         })?;
         Ok(TransportKey { number: number.0, secret: *secret.bytes(), epoch: epoch.to_bytes() })
     }
@@ -92,6 +105,36 @@ impl TransportKeys {
             payload.extend_from_slice(&key.epoch);
         }
         state.write(Kind::Transport, &payload)
+    }
+
+    /// Makes the newest key epoch one that declares AES-256-GCM exactly when `capabilities` do: peers choose the suite by
+    /// it, and what is signed cannot be taken back but by a newer epoch. Such a newer one is needed when the
+    /// configuration, the CPU, or the build has changed. Tells whether a key was added; the caller saves it before it is
+    /// used.
+    ///
+    /// # Errors
+    /// When the newest key epoch cannot be read.
+    pub fn declare(
+        &mut self,
+        capabilities: Capabilities,
+        rng: &mut impl CryptoRng,
+        identity: &IdentitySecret,
+        mesh: MeshId,
+        now_s: u64,
+    ) -> Result<bool, proto::Error> {
+        let Some(newest) = self.keys.last() else { return Ok(false) };
+        let declared = Signed::<KeyEpoch>::parse(&newest.epoch)?.body().capabilities;
+        let aes = Capabilities::AES_GCM;
+        if declared.contains(aes) == capabilities.contains(aes) {
+            return Ok(false);
+        }
+        let number = KeyEpochNumber(newest.number + 1);
+        let key = TransportKey::declaring(capabilities, rng, identity, mesh, number, now_s)?;
+        if self.keys.len() == MAX_TRANSPORT_KEYS {
+            self.keys.remove(0);
+        }
+        self.keys.push(key);
+        Ok(true)
     }
 
     fn parse(payload: &[u8]) -> Option<TransportKeys> {
@@ -247,6 +290,7 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use rand::rngs::StdRng;
 
     fn fresh() -> (tempfile::TempDir, StateDir) {
         let holder = tempfile::tempdir().unwrap();
@@ -266,6 +310,32 @@ mod tests {
         assert_eq!(loaded.keys[1].epoch, [4; 9]);
         TransportKeys { keys: vec![key(4), key(3)] }.save(&state).unwrap();
         assert!(matches!(TransportKeys::load(&state), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_newer_key_epoch_is_made_only_when_the_suites_change() {
+        let (none, aes) = (Capabilities(0), Capabilities::AES_GCM);
+        let mut rng: StdRng = rand::make_rng();
+        let identity = IdentitySecret::generate(&mut rng);
+        let mesh = MeshId([5; 16]);
+        let first = TransportKey::declaring(aes, &mut rng, &identity, mesh, KeyEpochNumber(1), 7).unwrap();
+        let mut keys = TransportKeys { keys: vec![first.clone()] };
+        let mut declare = |keys: &mut TransportKeys, capabilities| {
+            keys.declare(capabilities, &mut rng, &identity, mesh, 8).unwrap()
+        };
+        assert!(!declare(&mut keys, aes.union(Capabilities::OFFLOAD)));
+        assert!(declare(&mut keys, none) && !declare(&mut keys, none));
+        let newest = Signed::<KeyEpoch>::parse(&keys.keys[1].epoch).unwrap();
+        assert_eq!((newest.body().number, newest.body().capabilities), (KeyEpochNumber(2), none));
+        assert_ne!(keys.keys[1].secret, first.secret);
+        // However often that happens, there is room in the file.
+        for round in 0..20 {
+            assert!(declare(&mut keys, if round % 2 == 0 { aes } else { none }));
+        }
+        let (_holder, state) = fresh();
+        state.write(Kind::Identity, &[1; 32]).unwrap();
+        keys.save(&state).unwrap();
+        assert_eq!(TransportKeys::load(&state).unwrap().keys.last().map(|key| key.number), Some(22));
     }
 
     #[test]

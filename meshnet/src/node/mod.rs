@@ -215,6 +215,12 @@ impl Node {
         let offload = if config.offload { Capabilities::OFFLOAD } else { Capabilities::default() };
         let capabilities = current.capabilities.union(offload);
         let key_epoch = newest.signed.to_bytes();
+        // Who still uses an older epoch that says something else of the ciphers is told of the newest instead.
+        let same_suites = |old: &mut LocalEpoch| {
+            let aes = Capabilities::AES_GCM;
+            old.capabilities.contains(aes) == current.capabilities.contains(aes)
+        };
+        let previous = locals.pop_if(same_suites);
         let advert = Advert {
             capabilities,
             bundle_version: membership.trust().version(),
@@ -228,7 +234,7 @@ impl Node {
                 epochs: LocalEpochs {
                     current,
                     next: None,
-                    previous: locals.pop(),
+                    previous,
                     retired: locals.iter().map(|epoch| epoch.secret.public()).collect(),
                     announcement: key_epoch.clone(),
                 },
