@@ -64,14 +64,14 @@ deny:
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check
 
-# A peer that cannot be installed is reported as absent.
+# A peer that cannot be had is reported as absent. Newer releases than the distribution's are fetched, not installed.
 bench: release
 	@.ci/need $(NETWORK) iperf3=iperf3
 	@for peer in $(PEERS); do .ci/need $$peer || true; done
-	@[ -x $(TARGET)/peers/bin/boringtun-cli ] || command -v boringtun-cli >/dev/null \
-	  || $(CARGO) install --quiet --locked --root $(TARGET)/peers boringtun-cli || true
+	@.ci/newest $(TARGET)/peers/newest || true
+	@for crate in boringtun-cli gotatun-cli; do $(CARGO) install --quiet --locked --root $(TARGET)/peers $$crate || true; done
 	$(CARGO) build --release -p meshnet-benches --bin bench
-	.ci/rootly $(TARGET)/release/bench --programs $(TARGET)/peers/bin --out docs/benchmarks $(BENCH_ARGS)
+	.ci/rootly $(TARGET)/release/bench --programs $(TARGET)/peers/newest --programs $(TARGET)/peers/bin --out docs/benchmarks $(BENCH_ARGS)
 
 # BENCH_ARGS=--save puts the new figures in the place of the committed ones.
 bench-micro: BENCH_ARGS =
