@@ -86,6 +86,7 @@ fn snapshot(at: usize, relayed: bool) -> Snapshot {
             sealer: sealer(at, other),
             primary,
             duplicate: None,
+            mtu: u16::MAX,
             offload: true,
             stats: stats.clone(),
         })));

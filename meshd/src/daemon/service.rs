@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use meshnet::dataplane::Snapshot;
 use meshnet::io::clock;
 use meshnet::io::netlink::Watch;
+use meshnet::io::udp::{FaultKind, Sent};
 use meshnet::membership::Membership;
 use meshnet::node::{self, Event, JoinOrigin, Node};
 use meshnet::time::{Mono, Now};
@@ -163,7 +164,14 @@ impl Service {
             Report::Inbound(inbound) => self.parts.node.handle_inbound(now, inbound),
             Report::Fault { fault, .. } => {
                 debug!(?fault, "the network reports a lost datagram");
-                self.parts.node.handle_unreachable(now, fault.remote);
+                match fault.kind {
+                    FaultKind::TooBig { mtu } => {
+                        self.parts.node.handle_too_big(now, fault.remote, mtu, fault.reporter.is_none());
+                    }
+                    FaultKind::Refused | FaultKind::Unreachable | FaultKind::Other => {
+                        self.parts.node.handle_unreachable(now, fault.remote);
+                    }
+                }
             }
             Report::DeviceGone => bail!("the device {} was deleted", self.parts.network.name()),
         }
@@ -196,11 +204,15 @@ impl Service {
     }
 
     pub(super) fn drain(&mut self, now: Now) {
-        while let Some(event) = self.parts.node.poll_event() {
-            self.take_event(now, event);
-        }
-        while let Some(transmit) = self.parts.node.poll_transmit() {
-            self.parts.lanes.send(transmit.socket, transmit.to, &transmit.bytes);
+        loop {
+            while let Some(event) = self.parts.node.poll_event() {
+                self.take_event(now, event);
+            }
+            let Some(transmit) = self.parts.node.poll_transmit() else { return };
+            let sent = self.parts.lanes.send(&transmit);
+            if transmit.whole && sent == Sent::TooBig {
+                self.parts.node.handle_refused(now, transmit.to, transmit.bytes.len());
+            }
         }
     }
 

@@ -214,7 +214,10 @@ fn open_sockets(config: &Config, path: &Path) -> Result<(Sockets, Vec<node::Sock
         let mark = (config.fwmark != 0).then_some(config.fwmark);
         let offload = config.offload == tun::Wish::Auto;
         let open = |mark| {
-            udp::Socket::bind(&udp::Options { mark, offload, ..udp::Options::new(Bind::from(*address)) })
+            let options = udp::Options::new(Bind::from(*address));
+            // Datagrams are as long as the path is known to carry: a longer one is to be lost, and so noticed.
+            let mtu_discovery = udp::MtuDiscovery::Probe;
+            udp::Socket::bind(&udp::Options { mark, offload, mtu_discovery, ..options })
         };
         let socket = match open(mark) {
             // The mark only matters to routing rules; without the right to set it there can be none of ours.

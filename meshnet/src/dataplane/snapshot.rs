@@ -4,14 +4,17 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ipnet::IpNet;
+use proto::data;
 use proto::id::{MemberId, ReceiverIndex, RelayLabel};
 
+use super::{TAILROOM, relay};
 use crate::crypto::{Opener, Sealer};
 use crate::membership::SourceTable;
 use crate::path::SocketId;
+use crate::path::mtu::LARGE;
 use crate::route::Fib;
 
 /// A member's dense number on this node, valid for the life of the daemon.
@@ -87,6 +90,8 @@ pub struct PeerTx {
     pub primary: Carrier,
     /// A second path that gets everything too, while the first is in doubt.
     pub duplicate: Option<Carrier>,
+    /// The longest inner packet in bytes that the paths carry.
+    pub mtu: u16,
     /// Its device takes partial checksums and super-packets: transport checksums are left to it.
     pub offload: bool,
     /// Traffic counters.
@@ -118,6 +123,17 @@ pub enum Carrier {
         /// This node.
         source: MemberId,
     },
+}
+
+impl Carrier {
+    /// Bytes that it and the sealing add to an inner packet, without IP and UDP headers.
+    pub fn overhead(&self) -> u16 {
+        let prefix = match self {
+            Carrier::Direct { .. } => 0,
+            Carrier::Relayed { label, .. } => relay::prefix_len(*label),
+        };
+        (prefix + data::HEADER_LEN + TAILROOM) as u16
+    }
 }
 
 /// One session as the receiver sees it.
@@ -201,12 +217,21 @@ pub struct PeerStats {
     pub relayed_packets: AtomicU64,
     /// Bytes of them.
     pub relayed_bytes: AtomicU64,
+    /// Packets that are long enough to meet a limit of the path were sent since this was reset.
+    pub large: AtomicBool,
 }
 
 impl PeerStats {
     pub(super) fn sent(&self, packets: usize, len: usize) {
         self.tx_bytes.fetch_add(len as u64, Ordering::Relaxed);
         self.tx_packets.fetch_add(packets as u64, Ordering::Relaxed);
+    }
+
+    /// Packets of `len` bytes each went out.
+    pub(super) fn note_len(&self, len: usize) {
+        if len > LARGE && !self.large.load(Ordering::Relaxed) {
+            self.large.store(true, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn received(&self, len: usize) {

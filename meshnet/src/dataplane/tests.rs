@@ -78,6 +78,7 @@ fn snapshot(at: usize, relayed: Option<RelayLabel>) -> Snapshot {
             sealer,
             primary,
             duplicate: None,
+            mtu: u16::MAX,
             offload: false,
             stats: stats.clone(),
         }));
@@ -199,6 +200,7 @@ fn a_packet_that_came_by_two_paths_is_delivered_once() {
         sealer: peer.sealer.clone(),
         primary: peer.primary.clone(),
         duplicate: Some(Carrier::Direct { socket: SOCKET, to: endpoint(1) }),
+        mtu: peer.mtu,
         offload: peer.offload,
         stats: peer.stats.clone(),
     }));
@@ -277,6 +279,7 @@ fn a_member_cannot_have_relayed_in_another_members_name() {
         sealer: peer.sealer.clone(),
         primary: Carrier::Relayed { socket, to, hop, label, destination, source: member(1) },
         duplicate: None,
+        mtu: peer.mtu,
         offload: peer.offload,
         stats: peer.stats.clone(),
     }));

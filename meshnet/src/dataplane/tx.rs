@@ -106,6 +106,7 @@ impl Tx {
         match seal(peer, buf, packet.clone(), flags) {
             Some((first, second)) => {
                 peer.stats.sent(1, packet.len());
+                peer.stats.note_len(packet.len());
                 TxVerdict::Send { first, second }
             }
             None => TxVerdict::HandUp,

@@ -12,10 +12,10 @@ use crate::dataplane::{Carrier, HEADROOM, PeerTx, TAILROOM, Via, tx};
 use crate::path::{Origin, PathId};
 use crate::time::Now;
 
-/// Frames are packed into datagrams of at most this many bytes, so that they fit every path.
+/// Frames are packed into datagrams of at most this many bytes, or of what the path carries.
 const PACK_LEN: usize = 1180;
 /// In [`Frame::Probe`]: the sender's traffic takes this path.
-const IN_USE: u8 = 1;
+pub(super) const IN_USE: u8 = 1;
 /// In [`Frame::RelayUnknown`]: the label is unknown.
 const UNKNOWN_LABEL: u8 = 0;
 /// In [`Frame::RelayUnknown`]: there is no way to the destination.
@@ -115,12 +115,14 @@ impl Node {
             None => [peer.selection.primary, peer.selection.duplicate],
         };
         let Some(sealer) = peer.session.sending().map(|keypair| keypair.sealer.clone()) else { return };
+        let narrowest = paths.into_iter().flatten().map(|path| usize::from(self.inner_mtu(peer, path))).min();
+        let pack_len = narrowest.unwrap_or(PACK_LEN).min(PACK_LEN);
         let mut packs: Vec<Vec<u8>> = Vec::new();
         for frame in frames {
             let mut encoded = Vec::new();
             frame.emit(&mut encoded);
             match packs.last_mut() {
-                Some(pack) if pack.len() + encoded.len() <= PACK_LEN => pack.extend_from_slice(&encoded),
+                Some(pack) if pack.len() + encoded.len() <= pack_len => pack.extend_from_slice(&encoded),
                 _ => packs.push(encoded),
             }
         }
@@ -141,10 +143,15 @@ impl Node {
             if peer.session.sending().is_none() {
                 return;
             }
-            let Some(probe) = peer.paths.poll_probe(now.mono) else { return };
+            let Some(probe) = peer.paths.poll_probe(now.mono) else { break };
             let in_use = if peer.selection.primary == Some(probe.path) { IN_USE } else { 0 };
             let frame = Frame::Probe { id: probe.id, sent_us: now.mono.0, path: in_use, padding: 0 };
             self.send_frames(now, member, Some(probe.path), &[frame]);
+        }
+        while let Some(probe) =
+            self.peers.get_mut(&member).and_then(|peer| peer.paths.poll_size_probe(now.mono))
+        {
+            self.send_size_probe(now, member, probe);
         }
     }
 
@@ -288,7 +295,7 @@ impl Node {
                     socket,
                     to: remote,
                     hop: keypair.sealer.clone(),
-                    label: via.labels.get(&member).copied().unwrap_or(RelayLabel::LONG),
+                    label: self.label_for(relay, member),
                     destination: member,
                     source: self.me.member,
                 })

@@ -19,6 +19,9 @@ pub struct Transmit {
     pub to: SocketAddr,
     /// The UDP payload.
     pub bytes: Vec<u8>,
+    /// Must not be fragmented: it finds out what the path carries. If this machine refuses it for its length, tell
+    /// [`super::Node::handle_refused`].
+    pub whole: bool,
 }
 
 /// Control frames that the data plane opened, or its report that data arrived.

@@ -1,5 +1,6 @@
 //! Handshake datagrams, and when to make sessions.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proto::certificate::Certificate;
@@ -61,6 +62,9 @@ impl Node {
     pub(super) fn note_traffic(&mut self, now: Now, member: MemberId) {
         let Some(peer) = self.peers.get_mut(&member) else { return };
         peer.needed = now.mono;
+        if peer.stats.large.swap(false, Ordering::Relaxed) {
+            peer.paths.note_large();
+        }
         if peer.paths.traffic(now.mono) {
             self.refresh_paths(now, member);
             self.send_probes(now, member);

@@ -13,6 +13,7 @@
 //! | `control` | control frames, in and out |
 //! | `gossip` | certificates, key epochs, and records: comparing, sending, taking; the own record |
 //! | `links` | which members to stay connected with, and which paths lead to a peer |
+//! | `mtu` | how long packets to a peer may be |
 //! | `join` | passing join datagrams between joiner and inviter |
 //! | `publish` | routes, and the data plane's snapshot |
 //! | `status` | what people and scripts see |
@@ -24,6 +25,7 @@ mod gossip;
 mod handshakes;
 mod join;
 mod links;
+mod mtu;
 mod peer;
 mod publish;
 mod status;
@@ -505,12 +507,14 @@ impl Node {
             self.dirty_record_for(member, is_link);
         }
         let Some(peer) = self.peers.get_mut(&member) else { return };
-        if selection == peer.selection {
-            return;
-        }
+        let unchanged = selection == peer.selection;
         let changed = selection.primary != peer.selection.primary;
         let had_none = peer.selection.primary.is_none();
         peer.selection = selection;
+        self.note_mtu(member);
+        if unchanged {
+            return;
+        }
         self.dirty.snapshot = true;
         if changed && self.peers.get(&member).is_some_and(|peer| peer.up) {
             if let Some(name) = self.name_of(member) {
@@ -550,7 +554,16 @@ impl Node {
             self.stats.transmits_dropped += 1;
             return;
         }
-        self.transmits.push_back(Transmit { socket, to, bytes });
+        self.transmits.push_back(Transmit { socket, to, bytes, whole: false });
+    }
+
+    /// As [`Node::transmit`], for what must not be fragmented.
+    fn transmit_whole(&mut self, sent: (SocketId, SocketAddr, Vec<u8>)) {
+        let before = self.transmits.len();
+        self.transmit(sent);
+        if let Some(last) = self.transmits.get_mut(before) {
+            last.whole = true;
+        }
     }
 
     fn reserve_timestamps(&mut self) {

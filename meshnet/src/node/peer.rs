@@ -33,6 +33,8 @@ pub(super) struct Peer {
     pub(super) paths: PathSet,
     pub(super) selection: Selection,
     pub(super) stats: Arc<PeerStats>,
+    /// The longest inner packet that the selected paths carry.
+    pub(super) mtu: Option<u16>,
     /// There is a session: made, and not ended since.
     pub(super) up: bool,
     /// It has accepted a handshake of ours since our start: it has our certificate and key.
@@ -84,6 +86,7 @@ impl Peer {
             paths: PathSet::new(probe_id),
             selection: Selection::default(),
             stats: Arc::default(),
+            mtu: None,
             up: false,
             knows_us: false,
             unanswered: 0,

@@ -9,7 +9,9 @@ use proto::key_epoch::Capabilities;
 
 use super::{Event, Node};
 use crate::dataplane::snapshot::{MemberSlot, Receivers};
-use crate::dataplane::{Carrier, LocalPrefixes, PeerTx, Receiver, RelayHop, RelayTable, Snapshot};
+use crate::dataplane::{
+    Carrier, DEFAULT_MTU, LocalPrefixes, PeerTx, Receiver, RelayHop, RelayTable, Snapshot,
+};
 use crate::membership::SourceTableBuilder;
 use crate::path::PathId;
 use crate::route::spf::MAX_RELAYS;
@@ -145,6 +147,7 @@ impl Node {
             sealer: keypair.sealer.clone(),
             primary,
             duplicate,
+            mtu: self.mtu_to(peer).unwrap_or(DEFAULT_MTU),
             offload: keypair.remote_capabilities.contains(Capabilities::OFFLOAD),
             stats: peer.stats.clone(),
         }))

@@ -127,7 +127,7 @@ impl Node {
             via,
             rtt: quality.rtt(),
             loss: quality.loss(),
-            mtu: self.settings.mtu,
+            mtu: self.inner_mtu(peer, id).min(self.settings.mtu),
             suite: keypair.suite,
         })
     }

@@ -7,6 +7,7 @@
 //! coming. Liveness is judged on both directions: silence kills a path after [`DEAD_MISSES`] unanswered probes, and a
 //! path on which data still arrives but no probe is answered any more is given up after [`ONE_WAY_MISSES`].
 
+pub mod mtu;
 mod quality;
 
 use std::collections::BTreeMap;
@@ -108,6 +109,17 @@ pub struct Probe {
     pub id: u32,
 }
 
+/// A probe that should be sent now, padded so that its UDP payload has a certain length.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SizeProbe {
+    /// The path to send it on.
+    pub path: PathId,
+    /// Identifies the probe in its reply.
+    pub id: u32,
+    /// Length of the UDP payload in bytes.
+    pub len: u16,
+}
+
 /// Which paths carry a peer's traffic.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Selection {
@@ -152,6 +164,10 @@ pub struct PathView {
     pub misses: u32,
     /// When it is probed next.
     pub next_probe: Mono,
+    /// The longest UDP payload that it carries, in bytes.
+    pub datagram_len: u16,
+    /// Whether that was measured; else it is assumed.
+    pub len_is_proven: bool,
 }
 
 struct Path {
@@ -165,6 +181,7 @@ struct Path {
     tries: u32,
     next_probe: Mono,
     in_flight: Vec<InFlight>,
+    mtu: mtu::Search,
 }
 
 struct InFlight {
@@ -187,7 +204,19 @@ impl Path {
             tries: 0,
             next_probe: now,
             in_flight: Vec::new(),
+            mtu: mtu::Search::new(now),
         }
+    }
+
+    /// What the search for its MTU has to know. `None` while that makes no sense: before the first measurement, and while
+    /// the path is not alive.
+    fn conditions(&self, now: Mono, active: bool) -> Option<mtu::Conditions> {
+        (self.alive(now) && self.quality.replies() > 0).then(|| mtu::Conditions {
+            patience: self.quality.patience(),
+            loss: self.quality.loss(),
+            answered: self.last_reply,
+            active,
+        })
     }
 
     fn quiet_for(&self, now: Mono) -> Duration {
@@ -215,6 +244,7 @@ impl Path {
         self.misses = self.misses.max(SUSPECT_MISSES);
         self.last_heard = None;
         self.last_reply = self.last_reply.map(|at| at.min(quiet_since));
+        self.mtu.restart(now);
     }
 
     /// How long a probe may stay unanswered before it counts as missed.
@@ -354,6 +384,13 @@ impl PathSet {
 
     /// A probe was answered. Returns the round-trip time if the probe was ours and still open.
     pub fn handle_reply(&mut self, now: Mono, id: &PathId, probe: u32) -> Option<Duration> {
+        if let Some(path) =
+            self.paths.values_mut().find_map(|path| path.mtu.answered(now, probe).then_some(path))
+        {
+            path.last_reply = Some(now);
+            path.misses = 0;
+            return None;
+        }
         // A reply may come back over another path than the probe took (the peer's choice, or a NAT's): what it proves
         // is the path that the probe was sent on.
         let sent_on = if self.paths.get(id).is_some_and(|path| path.sent(probe)) {
@@ -369,6 +406,7 @@ impl PathSet {
         if !was_alive {
             // What was lost while it was dead says nothing about the path that is back.
             path.quality = Quality::default();
+            path.mtu.restart(now);
         }
         path.quality.answered(rtt);
         path.last_reply = Some(now);
@@ -399,6 +437,11 @@ impl PathSet {
         };
         path.doubt(now);
         true
+    }
+
+    /// The first path that is as wished.
+    pub fn find(&self, is_wished: impl Fn(&PathId) -> bool) -> Option<PathId> {
+        self.paths.keys().find(|id| is_wished(id)).copied()
     }
 
     /// A direct path that leads to an endpoint.
@@ -442,17 +485,64 @@ impl PathSet {
         Some(Probe { path: id, id: probe })
     }
 
-    /// When [`PathSet::poll_probe`] or [`PathSet::select`] may have something new.
+    /// The next probe of a path's MTU that is due, if any. Call until it returns `None`.
+    pub fn poll_size_probe(&mut self, now: Mono) -> Option<SizeProbe> {
+        if self.is_idle(now) {
+            return None;
+        }
+        let active = self.is_active(now);
+        for (id, path) in &mut self.paths {
+            let Some(conditions) = path.conditions(now, active) else { continue };
+            if let Some(len) = path.mtu.poll(now, &conditions) {
+                let probe = self.next_id;
+                self.next_id = self.next_id.wrapping_add(1);
+                path.mtu.sent(now, probe, len);
+                return Some(SizeProbe { path: *id, id: probe, len });
+            }
+        }
+        None
+    }
+
+    /// Long packets were sent to the peer lately: the path that carries them is asked whether they pass.
+    pub fn note_large(&mut self) {
+        if let Some(path) = self.primary.and_then(|id| self.paths.get_mut(&id)) {
+            path.mtu.note_large();
+        }
+    }
+
+    /// Something suggests that long datagrams do not pass on a path.
+    pub fn doubt_size(&mut self, now: Mono, id: &PathId) {
+        if let Some(path) = self.paths.get_mut(id) {
+            path.mtu.doubt(now);
+        }
+    }
+
+    /// This machine does not send longer UDP payloads than `len` bytes on a path.
+    pub fn limit_size(&mut self, now: Mono, id: &PathId, len: u16) {
+        if let Some(path) = self.paths.get_mut(id) {
+            path.mtu.limit(now, len);
+        }
+    }
+
+    /// The longest UDP payload that a path carries, as far as is known, in bytes.
+    pub fn datagram_len(&self, id: &PathId) -> u16 {
+        self.paths.get(id).map_or(mtu::ASSUMED, |path| path.mtu.size())
+    }
+
+    /// When [`PathSet::poll_probe`], [`PathSet::poll_size_probe`], or [`PathSet::select`] may have something new.
     pub fn poll_timeout(&self, now: Mono) -> Option<Mono> {
         if self.is_idle(now) {
             return None;
         }
+        let active = self.is_active(now);
         self.paths
             .values()
             .flat_map(|path| {
                 let open = path.in_flight.iter().find(|flight| !flight.missed);
                 let miss = open.map(|flight| flight.sent + path.patience());
-                [Some(path.next_probe), miss.filter(|_| path.proven)]
+                let size =
+                    path.conditions(now, active).and_then(|conditions| path.mtu.poll_timeout(&conditions));
+                [Some(path.next_probe), miss.filter(|_| path.proven), size]
             })
             .flatten()
             .min()
@@ -562,6 +652,8 @@ impl PathSet {
                 score_us: path.alive(now).then(|| score(id, path)),
                 misses: path.misses,
                 next_probe: path.next_probe,
+                datagram_len: path.mtu.size(),
+                len_is_proven: path.mtu.is_proven(),
             })
             .collect()
     }

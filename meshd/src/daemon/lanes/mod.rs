@@ -22,7 +22,6 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -30,9 +29,10 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 use meshnet::dataplane::Snapshot;
 use meshnet::io::tun::Device;
-use meshnet::io::udp::{Sent, Socket, Transmit};
+use meshnet::io::udp::{MtuDiscovery, Sent, Socket, Transmit};
 use meshnet::io::wake::{MAX_SOURCES, Wake};
-use meshnet::path::SocketId;
+use meshnet::node;
+use meshnet::path::mtu::BASE;
 use tokio::sync::mpsc;
 
 pub use counters::Counters;
@@ -44,7 +44,7 @@ use sources::Sources;
 /// Most sockets that one node listens on.
 pub const SOCKETS_MAX: usize = MAX_SOURCES;
 
-/// The node's sockets; a [`SocketId`] is the place in it.
+/// The node's sockets; a [`meshnet::path::SocketId`] is the place in it.
 pub type Sockets = Vec<Arc<Socket>>;
 
 /// The running threads. Dropping it stops them, too.
@@ -103,14 +103,27 @@ impl Lanes {
     }
 
     /// Sends a datagram of the control plane, from the address at which its destination last reached us. What the kernel
-    /// does not take at once is lost, as anything may be on the way.
-    pub fn send(&self, socket: SocketId, to: SocketAddr, bytes: &[u8]) -> Sent {
+    /// does not take at once is lost, as anything may be on the way. To be called by one thread only.
+    pub fn send(&self, transmit: &node::Transmit) -> Sent {
         let sockets = self.shared.sockets.load();
-        let Some(sender) = sockets.get(usize::from(socket.0)) else {
+        let Some(sender) = sockets.get(usize::from(transmit.socket.0)) else {
             return Sent::Unreachable;
         };
-        let from = self.shared.sources.of(socket, to);
-        sender.send(&Transmit::single(to, from, bytes))
+        let from = self.shared.sources.of(transmit.socket, transmit.to);
+        let datagram = Transmit::single(transmit.to, from, &transmit.bytes);
+        if transmit.whole || transmit.bytes.len() <= usize::from(BASE) {
+            return sender.send(&datagram);
+        }
+        // A handshake with long certificates has to arrive whatever the path carries. What the sending threads send in
+        // this moment may be fragmented, too: it would have been lost otherwise.
+        let fragmenting = sender.set_mtu_discovery(MtuDiscovery::Fragment);
+        let sent = sender.send(&datagram);
+        if fragmenting.is_ok()
+            && let Err(error) = sender.set_mtu_discovery(MtuDiscovery::Probe)
+        {
+            tracing::warn!(%error, "the kernel goes on fragmenting");
+        }
+        sent
     }
 
     /// Replaces the sockets, as after a change of the configuration. Sessions go on.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use meshnet::io::tun::{Checksum, DeviceError, Meta, Offloads, Packet, Segmentati
 use meshnet::io::udp::{Bind, FaultKind, Options};
 use meshnet::membership::SourceTableBuilder;
 use meshnet::node::Inbound;
+use meshnet::path::SocketId;
 use meshnet::route::FibBuilder;
 use proto::id::{MemberId, ReceiverIndex, RelayLabel};
 
@@ -269,6 +270,7 @@ impl World {
                 sealer,
                 primary,
                 duplicate,
+                mtu: u16::MAX,
                 offload: self.offload,
                 stats: Arc::default(),
             };
@@ -278,6 +280,10 @@ impl World {
         snapshot.local = LocalPrefixes::new(vec![inner_address(node.number)], Vec::new());
         node.snapshot.store(Arc::new(snapshot));
     }
+}
+
+fn control(socket: SocketId, to: SocketAddr, bytes: &[u8]) -> node::Transmit {
+    node::Transmit { socket, to, bytes: bytes.to_vec(), whole: false }
 }
 
 /// An IPv4 packet of `len` bytes with a number in it.
@@ -618,7 +624,7 @@ fn answers_leave_from_the_address_that_was_asked() {
     let mut buffer = [0; 2000];
     b.emit(&packet(1, 0, 1, 100));
     assert!(peer.recv(&mut buffer).is_ok(), "packets come from there");
-    assert_eq!(b.lanes().send(SocketId(0), peer.local_addr().unwrap(), b"control"), Sent::All);
+    assert_eq!(b.lanes().send(&control(SocketId(0), peer.local_addr().unwrap(), b"control")), Sent::All);
     let len = peer.recv(&mut buffer).expect("datagrams of the control plane, too");
     assert_eq!(&buffer[..len], b"control");
 }

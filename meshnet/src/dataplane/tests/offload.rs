@@ -36,6 +36,7 @@ fn peer_with(sender: &mut Snapshot, offload: bool, duplicate: Option<Carrier>) {
         sealer: peer.sealer.clone(),
         primary: peer.primary.clone(),
         duplicate,
+        mtu: peer.mtu,
         offload,
         stats: peer.stats.clone(),
     }));

@@ -154,6 +154,7 @@ impl Cut {
         }
         self.next += count;
         self.peer.stats.sent(count, inner_bytes);
+        self.peer.stats.note_len(self.split.segment_len());
         let shape = Shape { start: room.start, prefix_len, stride, count, last_len };
         Some((first.burst(&shape), second.map(|second| second.burst(&shape))))
     }
