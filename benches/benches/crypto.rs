@@ -4,9 +4,10 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use meshnet::crypto::{HEADER_LEN, Opener, REPLAY_WINDOW, ReplayWindow, Sealer, Suite, TAG_LEN};
+use meshnet::crypto::{HEADER_LEN, LaneOpener, LaneSealer, REPLAY_WINDOW, ReplayWindow, Suite, TAG_LEN};
 use proto::data::{Header, TRAILER_LEN};
 use proto::id::{Counter, ReceiverIndex};
+use proto::lane::Lane;
 
 /// Inner packet sizes, in bytes.
 const SIZES: [usize; 3] = [64, 256, 1400];
@@ -25,7 +26,7 @@ fn datagram(size: usize, counter: Counter) -> Vec<u8> {
 fn seal(c: &mut Criterion) {
     let mut group = c.benchmark_group("seal");
     for (name, suite) in SUITES {
-        let sealer = Sealer::new(suite, &KEY, RECEIVER);
+        let sealer = LaneSealer::new(suite, &KEY, RECEIVER, Lane::FIRST);
         for size in SIZES {
             group.throughput(Throughput::Bytes(size as u64));
             let mut buf = datagram(size, Counter(0));
@@ -44,8 +45,8 @@ fn seal(c: &mut Criterion) {
 fn open(c: &mut Criterion) {
     let mut group = c.benchmark_group("open");
     for (name, suite) in SUITES {
-        let sealer = Sealer::new(suite, &KEY, RECEIVER);
-        let opener = Opener::new(suite, &KEY);
+        let sealer = LaneSealer::new(suite, &KEY, RECEIVER, Lane::FIRST);
+        let opener = LaneOpener::new(suite, &KEY);
         for size in SIZES {
             group.throughput(Throughput::Bytes(size as u64));
             let counter = sealer.reserve(1).expect("far from the limit");

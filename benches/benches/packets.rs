@@ -21,6 +21,7 @@ use meshnet::path::SocketId;
 use meshnet::route::FibBuilder;
 use meshnet::time::Mono;
 use proto::id::{Counter, MemberId, ReceiverIndex, RelayLabel};
+use proto::lane::Role;
 use proto::{data, relay};
 
 const NOW: Mono = Mono(5_000_000);
@@ -54,7 +55,7 @@ fn key(from: usize, at: usize) -> [u8; 32] {
 }
 
 fn sealer(from: usize, to: usize) -> Arc<Sealer> {
-    Arc::new(Sealer::new(Suite::Aes256Gcm, &key(from, to), index(from, to)))
+    Arc::new(Sealer::new(Suite::Aes256Gcm, &key(from, to), index(from, to), true))
 }
 
 /// What a node sees; the sender reaches the receiver through the relay when `relayed`.
@@ -90,7 +91,7 @@ fn snapshot(at: usize, relayed: bool) -> Snapshot {
             offload: true,
             stats: stats.clone(),
         })));
-        let opener = Arc::new(Opener::new(Suite::Aes256Gcm, &key(other, at)));
+        let opener = Arc::new(Opener::new(Suite::Aes256Gcm, &key(other, at), true));
         let is_relay = other == RELAY;
         let receiver = Receiver { slot: slot(other), member: member(other), is_relay, opener, stats };
         receivers.insert(index(other, at), receiver);
@@ -156,6 +157,7 @@ fn headers(c: &mut Criterion) {
         let label = if ids.is_some() { RelayLabel::LONG } else { RelayLabel(3) };
         let header = relay::Header {
             ttl: relay::MAX_TTL,
+            role: Role::Queue,
             label,
             receiver: index(0, RELAY),
             counter: Counter(77),

@@ -19,7 +19,7 @@ pub const TAG_LEN: usize = 16;
 /// The header of a sealed datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
-    /// The lane (pair of queues and threads) whose subkey sealed it.
+    /// The lane whose key sealed it, as [`crate::lane::Lane::from_wire`] reads it. Any number is well-formed.
     pub lane: u16,
     /// The session at the receiver.
     pub receiver: ReceiverIndex,

@@ -17,6 +17,8 @@ impl Capabilities {
     pub const AES_GCM: Capabilities = Capabilities(1);
     /// The device takes super-packets and partial checksums.
     pub const OFFLOAD: Capabilities = Capabilities(2);
+    /// Opens what any [`crate::lane::Lane`] sealed.
+    pub const LANES: Capabilities = Capabilities(4);
 
     /// Whether all of `other` are among these.
     pub const fn contains(self, other: Capabilities) -> bool {

@@ -12,6 +12,7 @@
 //! | [`cookie`] | the answer of a loaded responder |
 //! | [`stale`] | the answer to a handshake with an old transport key |
 //! | [`data`] | the header and trailer of sealed datagrams |
+//! | [`lane`] | which key of a session, and which thread of the receiver |
 //! | [`relay`] | the outer header of relayed datagrams |
 //! | [`join`] | the framing of the join exchange |
 //! | [`frame`] | control frames, inside sealed datagrams |
@@ -35,6 +36,7 @@ pub mod id;
 pub mod invitation;
 pub mod join;
 pub mod key_epoch;
+pub mod lane;
 pub mod record;
 pub mod relay;
 pub mod revocation;

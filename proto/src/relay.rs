@@ -1,8 +1,8 @@
 //! The outer header of relayed datagrams.
 //!
 //! ```text
-//! short | version/type 1 | TTL 1 | label 2 | receiver 4 | counter 8 | hop tag 16 | inner datagram |
-//! long  | version/type 1 | TTL 1 | 0     2 | receiver 4 | counter 8 | destination 16 | source 16 | hop tag 16 | inner |
+//! short | version/type 1 | role, TTL 1 | label 2 | receiver 4 | counter 8 | hop tag 16 | inner datagram |
+//! long  | version/type 1 | role, TTL 1 | 0     2 | receiver 4 | counter 8 | destination 16 | source 16 | hop tag 16 | inner |
 //! ```
 //!
 //! The hop tag authenticates the header and the first 16 bytes of the inner datagram with the session between the two
@@ -12,6 +12,7 @@ use crate::Error;
 use crate::codec::Reader;
 use crate::datagram::Kind;
 use crate::id::{Counter, MemberId, ReceiverIndex, RelayLabel};
+use crate::lane::Role;
 
 /// Length of the short header.
 pub const HEADER_LEN: usize = 16;
@@ -22,14 +23,19 @@ pub const HOP_TAG_LEN: usize = 16;
 /// The most relays on the way.
 pub const MAX_TTL: u8 = 4;
 
-const LONG: u8 = 0x80;
+pub(crate) const LONG: u8 = 0x80;
 const TTL_MASK: u8 = 0x0f;
+/// Two bits: the role of the lane whose key made the hop tag.
+const ROLE_SHIFT: u32 = 4;
+const ROLE_MASK: u8 = 0x03;
 
 /// A relay header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
     /// How many more nodes may forward it.
     pub ttl: u8,
+    /// Who in the sender made the hop tag. The lane's number is that of the inner datagram ([`crate::lane::number_of`]).
+    pub role: Role,
     /// The destination in the receiver's label space; [`RelayLabel::LONG`] exactly when `ids` is there.
     pub label: RelayLabel,
     /// The session between the two neighbours, at the receiver.
@@ -57,11 +63,12 @@ impl Header {
         if ttl > MAX_TTL {
             return Err(Error::InvalidField("ttl"));
         }
+        let role = Role::from_bits(flags >> ROLE_SHIFT & ROLE_MASK).ok_or(Error::InvalidField("role"))?;
         let ids = if long { Some((MemberId(reader.array()?), MemberId(reader.array()?))) } else { None };
         if reader.rest().len() <= HOP_TAG_LEN {
             return Err(Error::Truncated);
         }
-        Ok(Header { ttl, label, receiver, counter, ids })
+        Ok(Header { ttl, role, label, receiver, counter, ids })
     }
 
     /// Length of the header in bytes, without the hop tag.
@@ -79,7 +86,7 @@ impl Header {
         debug_assert_eq!(self.ids.is_some(), self.label == RelayLabel::LONG);
         let long = if self.ids.is_some() { LONG } else { 0 };
         out[0] = Kind::Relay.first_byte();
-        out[1] = long | (self.ttl & TTL_MASK);
+        out[1] = long | (self.role as u8) << ROLE_SHIFT | (self.ttl & TTL_MASK);
         out[2..4].copy_from_slice(&self.label.0.to_be_bytes());
         out[4..8].copy_from_slice(&self.receiver.0.to_be_bytes());
         out[8..16].copy_from_slice(&self.counter.0.to_be_bytes());

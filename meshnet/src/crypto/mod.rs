@@ -5,15 +5,17 @@
 
 mod aead;
 mod hash;
+mod lanes;
 mod replay;
 mod secret;
 mod suite;
 mod transport;
 
 pub use hash::{HASH_LEN, MAC_LEN, hash, kdf, keyed_mac, macs_equal, secret_hash};
+pub use lanes::{Opener, Sealer};
 pub use replay::{COUNTER_LIMIT, REPLAY_WINDOW, ReplayWindow};
 #[cfg(test)]
 pub(crate) use secret::assert_no_debug;
 pub use secret::{Secret, TransportSecret};
 pub use suite::Suite;
-pub use transport::{HEADER_LEN, OpenError, Opener, Sealer, TAG_LEN};
+pub use transport::{HEADER_LEN, LaneOpener, LaneSealer, OpenError, TAG_LEN};

@@ -1,10 +1,11 @@
-//! The two directions of one keypair: [`Sealer`] counts and seals, [`Opener`] authenticates and opens.
+//! One lane of a keypair: [`LaneSealer`] counts and seals, [`LaneOpener`] authenticates and opens.
 //!
 //! One key seals data datagrams (header as AAD) and hop tags of relayed datagrams (empty plaintext, outer header and
 //! start of the inner datagram as AAD). The two can never be taken for each other: the AAD begins with the datagram's
 //! type, and both draw from the one counter.
 
 use proto::id::{Counter, ReceiverIndex};
+use proto::lane::Lane;
 
 use super::aead::Aead;
 use super::suite::Suite;
@@ -29,24 +30,26 @@ pub enum OpenError {
     Forged,
 }
 
-/// Seals the datagrams of one keypair in one direction.
+/// Seals the datagrams of one lane.
 ///
-/// Shared by every thread that sends: the counter is atomic, the key is only read. Key material is wiped on drop as far
+/// One thread should draw on it, but nothing breaks when several do: the counter is atomic, the key is only read. Key material is wiped on drop as far
 /// as the AEAD's implementation does (`ring` keeps its expanded keys as they are).
-pub struct Sealer {
+#[repr(align(64))]
+pub struct LaneSealer {
     aead: Aead,
+    lane: Lane,
     suite: Suite,
     remote_index: ReceiverIndex,
     next: SharedCounter,
 }
 
-impl Sealer {
+impl LaneSealer {
     /// A sealer for `key`, counting from zero. `remote_index` is what the peer chose to recognise the keypair by.
     ///
     /// # Panics
     /// If this build does not support `suite`; [`Suite::choose`] over truthful capabilities never gives such a one.
-    pub fn new(suite: Suite, key: &[u8; 32], remote_index: ReceiverIndex) -> Self {
-        Sealer { aead: Aead::new(suite, key), suite, remote_index, next: SharedCounter::new(0) }
+    pub fn new(suite: Suite, key: &[u8; 32], remote_index: ReceiverIndex, lane: Lane) -> Self {
+        LaneSealer { aead: Aead::new(suite, key), lane, suite, remote_index, next: SharedCounter::new(0) }
     }
 
     /// Takes `n` consecutive counters and returns the first, or `None` when fewer than `n` are left below
@@ -78,6 +81,11 @@ impl Sealer {
         self.remote_index
     }
 
+    /// The lane, to write into headers.
+    pub fn lane(&self) -> Lane {
+        self.lane
+    }
+
     /// The suite that seals.
     pub fn suite(&self) -> Suite {
         self.suite
@@ -91,24 +99,27 @@ impl Sealer {
     /// A sealer that counts from `first`, to test limits.
     #[cfg(test)]
     pub(crate) fn starting_at(suite: Suite, key: &[u8; 32], remote_index: ReceiverIndex, first: u64) -> Self {
-        Sealer { next: SharedCounter::new(first), ..Sealer::new(suite, key, remote_index) }
+        LaneSealer {
+            next: SharedCounter::new(first),
+            ..LaneSealer::new(suite, key, remote_index, Lane::FIRST)
+        }
     }
 }
 
-/// Opens the datagrams of one keypair in one direction. It keeps no state: replay is for the receiver's
+/// Opens the datagrams of one lane. It keeps no state: replay is for the receiver's
 /// [`super::ReplayWindow`] to see, after authentication.
-pub struct Opener {
+pub struct LaneOpener {
     aead: Aead,
     suite: Suite,
 }
 
-impl Opener {
+impl LaneOpener {
     /// An opener for `key`.
     ///
     /// # Panics
-    /// If this build does not support `suite`, as [`Sealer::new`].
+    /// If this build does not support `suite`, as [`LaneSealer::new`].
     pub fn new(suite: Suite, key: &[u8; 32]) -> Self {
-        Opener { aead: Aead::new(suite, key), suite }
+        LaneOpener { aead: Aead::new(suite, key), suite }
     }
 
     /// Authenticates and decrypts a whole data datagram in place, with the counter in its header, and returns the
@@ -208,8 +219,8 @@ mod tests {
     #[test]
     fn sealers_and_openers_are_shared_between_threads() {
         fn shared<T: Send + Sync>() {}
-        shared::<Sealer>();
-        shared::<Opener>();
+        shared::<LaneSealer>();
+        shared::<LaneOpener>();
     }
 
     /// Computed with Python's `cryptography` (OpenSSL): key 07.., nonce 00000000 | little-endian counter, AAD the header.
@@ -223,7 +234,7 @@ mod tests {
         for (suite, expected) in VECTORS.into_iter().filter(|(suite, _)| suite.is_supported()) {
             let counter = Counter(0x0102_0304_0506_0708);
             let mut buf = datagram(counter.0, b"meshnet\0\0");
-            Sealer::new(suite, &KEY, INDEX).seal_in_place(counter, &mut buf);
+            LaneSealer::new(suite, &KEY, INDEX, Lane::FIRST).seal_in_place(counter, &mut buf);
             let sealed: String = buf[HEADER_LEN..].iter().map(|byte| format!("{byte:02x}")).collect();
             assert_eq!(sealed, expected, "{suite:?}");
         }
@@ -232,7 +243,8 @@ mod tests {
     #[test]
     fn what_is_sealed_opens() {
         for suite in suites() {
-            let (sealer, opener) = (Sealer::new(suite, &KEY, INDEX), Opener::new(suite, &KEY));
+            let (sealer, opener) =
+                (LaneSealer::new(suite, &KEY, INDEX, Lane::FIRST), LaneOpener::new(suite, &KEY));
             for len in [0, 1, 2, 15, 16, 17, 1400, 9000] {
                 let text: Vec<u8> = (0..len).map(|i| i as u8).collect();
                 let counter = sealer.reserve(1).unwrap();
@@ -247,7 +259,8 @@ mod tests {
     #[test]
     fn hop_tags_bind_counter_and_aad() {
         for suite in suites() {
-            let (sealer, opener) = (Sealer::new(suite, &KEY, INDEX), Opener::new(suite, &KEY));
+            let (sealer, opener) =
+                (LaneSealer::new(suite, &KEY, INDEX, Lane::FIRST), LaneOpener::new(suite, &KEY));
             let tag = sealer.tag(Counter(5), b"\x16header");
             assert_eq!(opener.check_tag(Counter(5), b"\x16header", &tag), Ok(()));
             assert_eq!(opener.check_tag(Counter(6), b"\x16header", &tag), Err(OpenError::Forged));
@@ -258,7 +271,7 @@ mod tests {
     #[test]
     fn short_datagrams_do_not_open() {
         for suite in suites() {
-            let opener = Opener::new(suite, &KEY);
+            let opener = LaneOpener::new(suite, &KEY);
             for len in 0..HEADER_LEN + TAG_LEN {
                 assert_eq!(opener.open_in_place(&mut vec![0; len]), Err(OpenError::Short));
             }
@@ -268,7 +281,7 @@ mod tests {
     #[test]
     fn counters_are_given_out_once_and_end() {
         let limit = COUNTER_LIMIT;
-        let sealer = Sealer::starting_at(Suite::ChaCha20Poly1305, &KEY, INDEX, limit - 10);
+        let sealer = LaneSealer::starting_at(Suite::ChaCha20Poly1305, &KEY, INDEX, limit - 10);
         assert_eq!(sealer.reserve(4), Some(Counter(limit - 10)));
         assert_eq!(sealer.reserve(7), None);
         assert_eq!(sealer.reserve(6), Some(Counter(limit - 6)));
@@ -280,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_counter_at_the_very_end_does_not_wrap() {
-        let sealer = Sealer::starting_at(Suite::ChaCha20Poly1305, &KEY, INDEX, u64::MAX - 1);
+        let sealer = LaneSealer::starting_at(Suite::ChaCha20Poly1305, &KEY, INDEX, u64::MAX - 1);
         assert_eq!(sealer.reserve(1), None);
         assert_eq!(sealer.reserve(u32::MAX), None);
         assert_eq!(sealer.used(), u64::MAX - 1);
@@ -288,7 +301,7 @@ mod tests {
 
     #[test]
     fn concurrent_reservations_do_not_overlap() {
-        let sealer = Sealer::new(Suite::ChaCha20Poly1305, &KEY, INDEX);
+        let sealer = LaneSealer::new(Suite::ChaCha20Poly1305, &KEY, INDEX, Lane::FIRST);
         let mut firsts: Vec<u64> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
                 .map(|_| scope.spawn(|| (0..1000).map(|_| sealer.reserve(3).unwrap().0).collect()))
@@ -303,7 +316,7 @@ mod tests {
         #[test]
         fn any_flipped_bit_is_noticed(text in proptest::collection::vec(any::<u8>(), 0..64), bit in any::<prop::sample::Index>()) {
             for suite in suites() {
-                let (sealer, opener) = (Sealer::new(suite, &KEY, INDEX), Opener::new(suite, &KEY));
+                let (sealer, opener) = (LaneSealer::new(suite, &KEY, INDEX, Lane::FIRST), LaneOpener::new(suite, &KEY));
                 let mut buf = datagram(9, &text);
                 sealer.seal_in_place(Counter(9), &mut buf);
                 let bit = bit.index(buf.len() * 8);

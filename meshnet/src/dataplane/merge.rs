@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use proto::data::{Trailer, TrailerFlags};
 use proto::id::{Counter, ReceiverIndex};
+use proto::lane::Lane;
 
 use super::checksum;
 use super::meta::{Checksum, Meta, Offloads, Segmentation};
@@ -28,6 +29,8 @@ const TCP_ALONE: u8 = 0x02 | 0x04 | 0x20;
 pub struct Segment {
     /// The session that it came on.
     pub receiver: ReceiverIndex,
+    /// The lane, whose counters these are.
+    pub lane: Lane,
     /// Its counter.
     pub counter: Counter,
     /// Its trailer.
@@ -59,6 +62,7 @@ pub struct Run {
 #[derive(Clone, Copy, Debug)]
 struct Next {
     receiver: ReceiverIndex,
+    lane: Lane,
     counter: u64,
     index: u8,
 }
@@ -94,6 +98,7 @@ impl Run {
         let (Some(next), Some(layout)) = (self.next, self.layout) else { return false };
         let flags = segment.trailer.flags;
         let consecutive = next.receiver == segment.receiver
+            && next.lane == segment.lane
             && next.counter == segment.counter.0
             && next.index == segment.trailer.index
             && flags.contains(TrailerFlags::GSO_SEG)
@@ -116,6 +121,7 @@ impl Run {
         let ends = self.last_flags != 0 || payload.len() < self.size || flags.contains(TrailerFlags::LAST);
         self.next = (!ends).then_some(Next {
             receiver: next.receiver,
+            lane: next.lane,
             counter: next.counter.wrapping_add(1),
             index: next.index.wrapping_add(1),
         });
@@ -148,6 +154,7 @@ impl Run {
             if self.may_grow(&layout, &buf[packet.clone()], segment.trailer.flags) {
                 self.next = Some(Next {
                     receiver: segment.receiver,
+                    lane: segment.lane,
                     counter: segment.counter.0.wrapping_add(1),
                     index: segment.trailer.index.wrapping_add(1),
                 });

@@ -60,6 +60,8 @@ pub enum Drop {
     UnknownDatagram,
     /// A receiver index that no session of ours has.
     UnknownReceiver,
+    /// A lane that there is not, or that the peer has not.
+    UnknownLane,
     /// The counter was seen before or is too old.
     Replayed,
     /// Authentication failed.
@@ -83,13 +85,14 @@ pub const DROP_REASONS: usize = Drop::ALL.len();
 
 impl Drop {
     /// Every reason, in the order of its counter.
-    pub const ALL: [Drop; 14] = [
+    pub const ALL: [Drop; 15] = [
         Drop::Malformed,
         Drop::ForeignSource,
         Drop::NotUnicast,
         Drop::NoRoute,
         Drop::UnknownDatagram,
         Drop::UnknownReceiver,
+        Drop::UnknownLane,
         Drop::Replayed,
         Drop::NotAuthentic,
         Drop::SourceNotCertified,
@@ -109,6 +112,7 @@ impl Drop {
             Drop::NoRoute => "no_route",
             Drop::UnknownDatagram => "unknown_datagram",
             Drop::UnknownReceiver => "unknown_receiver",
+            Drop::UnknownLane => "unknown_lane",
             Drop::Replayed => "replayed",
             Drop::NotAuthentic => "not_authentic",
             Drop::SourceNotCertified => "source_not_certified",

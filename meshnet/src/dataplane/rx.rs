@@ -1,21 +1,22 @@
 //! From the socket to the device: authenticate, open, check, deliver — or pass on.
 
-use std::collections::HashMap;
-use std::collections::VecDeque;
-use std::hash::BuildHasherDefault;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::net::SocketAddr;
 use std::ops::Range;
 
 use proto::data;
 use proto::datagram::Kind;
-use proto::id::{MemberId, ReceiverIndex, RelayLabel};
+use proto::id::{Counter, MemberId, ReceiverIndex, RelayLabel};
+use proto::lane::{self, Lane, Role};
 use proto::relay as wire;
 
 use super::merge::Segment;
 use super::packet::{self, Addresses};
 use super::snapshot::{IndexHasher, MemberSlot, Receiver, Snapshot};
 use super::{Drop, relay};
-use crate::crypto::ReplayWindow;
+use crate::crypto::{LaneOpener, Opener, ReplayWindow};
 use crate::path::SocketId;
 use crate::time::Mono;
 
@@ -87,6 +88,8 @@ pub enum Verdict {
     },
     /// An authenticated datagram without content: it only shows that the peer lives.
     Keepalive,
+    /// It belongs to the [`Rx`] with this number.
+    Elsewhere(usize),
     /// Dropped.
     Drop(Drop),
 }
@@ -129,29 +132,67 @@ const MAX_NOTICES: usize = 64;
 /// Ways of one session that are remembered, to tell new ones.
 const MAX_WAYS: usize = 4;
 
-/// Transforms datagrams. There is one per node: it owns the replay windows, so all sockets feed the same one.
-#[derive(Default)]
+/// Transforms datagrams of some lanes: all those whose number gives its own, modulo the number of such transforms.
+///
+/// It owns the replay windows of these lanes, so datagrams from all sockets have to come to the same one.
 pub struct Rx {
+    number: usize,
+    of: usize,
     generation: u64,
-    sessions: HashMap<ReceiverIndex, Inbound, BuildHasherDefault<IndexHasher>>,
+    sessions: Sessions,
     notices: VecDeque<Notice>,
     relay_told: Mono,
     /// What was admitted last under this snapshot: the next packet is mostly of the same flow.
     admitted: Option<(MemberSlot, Addresses)>,
 }
 
+/// What is kept for each lane of a session that something authentic came on.
+type Sessions = HashMap<SessionLane, Box<Inbound>, BuildHasherDefault<IndexHasher>>;
+
+/// One lane of a session.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct SessionLane {
+    receiver: ReceiverIndex,
+    lane: Lane,
+}
+
+impl Hash for SessionLane {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // The index is random: it is enough that the lanes of one session differ.
+        state.write_u32(self.receiver.0 ^ u32::from(self.lane.to_wire()).wrapping_mul(0x9E37_79B1));
+    }
+}
+
 struct Inbound {
+    opener: LaneOpener,
     window: ReplayWindow,
     ways: Vec<(Via, Mono)>,
 }
 
 impl Rx {
-    /// With no sessions.
+    /// For all lanes.
     pub fn new() -> Rx {
-        Rx::default()
+        Rx::for_lanes(0, 1)
     }
 
-    /// Opens the datagram in `buf[datagram]` in place.
+    /// For the lanes with this number, modulo `of`.
+    ///
+    /// # Panics
+    /// When `number` is not below `of`.
+    pub fn for_lanes(number: usize, of: usize) -> Rx {
+        assert!(number < of, "transform {number} of {of}");
+        Rx {
+            number,
+            of,
+            generation: 0,
+            sessions: Sessions::default(),
+            notices: VecDeque::new(),
+            relay_told: Mono(0),
+            admitted: None,
+        }
+    }
+
+    /// Opens the datagram in `buf[datagram]` in place. [`Verdict::Elsewhere`] leaves it as it is.
     pub fn process(
         &mut self,
         snapshot: &Snapshot,
@@ -164,7 +205,13 @@ impl Rx {
         if self.generation != snapshot.generation {
             self.generation = snapshot.generation;
             self.admitted = None;
-            self.sessions.retain(|index, _| snapshot.receivers.contains_key(index));
+            self.sessions.retain(|session, _| snapshot.receivers.contains_key(&session.receiver));
+        }
+        if self.of > 1 {
+            let belongs_to = usize::from(lane::number_of(&buf[datagram.clone()])) % self.of;
+            if belongs_to != self.number {
+                return Verdict::Elsewhere(belongs_to);
+            }
         }
         let via = Via::Direct { socket, from };
         match Kind::of(&buf[datagram.clone()]) {
@@ -195,21 +242,20 @@ impl Rx {
         let Some(receiver) = snapshot.receivers.get(&header.receiver) else {
             return Verdict::Drop(Drop::UnknownReceiver);
         };
-        let session = self.sessions.entry(header.receiver).or_insert_with(Inbound::new);
-        if !session.window.check(header.counter.0) {
-            return Verdict::Drop(Drop::Replayed);
-        }
-        let Ok(plaintext) = receiver.opener.open_in_place(bytes) else {
-            return Verdict::Drop(Drop::NotAuthentic);
+        let Some(lane) = receiver.opener.data_lane(header.lane) else {
+            return Verdict::Drop(Drop::UnknownLane);
         };
-        if !session.window.accept(header.counter.0) {
-            return Verdict::Drop(Drop::Replayed);
-        }
-        let Some((inner, trailer)) = data::Trailer::split(plaintext) else {
+        let place = SessionLane { receiver: header.receiver, lane };
+        let opens = |opener: &LaneOpener| opener.open_in_place(bytes).is_ok();
+        let session = match authenticate(&mut self.sessions, place, &receiver.opener, header.counter, opens) {
+            Ok(session) => session,
+            Err(reason) => return Verdict::Drop(reason),
+        };
+        let plaintext = datagram.start + data::HEADER_LEN..datagram.end - data::TAG_LEN;
+        let Some((inner, trailer)) = data::Trailer::split(&buf[plaintext.clone()]) else {
             return Verdict::Drop(Drop::Malformed);
         };
-        let content = datagram.start + data::HEADER_LEN;
-        let content = content..content + inner.len();
+        let content = plaintext.start..plaintext.start + inner.len();
         let control = trailer.flags.contains(data::TrailerFlags::CONTROL);
         let traffic = !control && !content.is_empty();
         if session.is_news(now, via) {
@@ -233,7 +279,7 @@ impl Rx {
             false => None,
         };
         receiver.stats.received(content.len());
-        let segment = Segment { receiver: header.receiver, counter: header.counter, trailer, partial };
+        let segment = Segment { receiver: header.receiver, lane, counter: header.counter, trailer, partial };
         Verdict::Deliver { packet: content, from: receiver.slot, segment }
     }
 
@@ -260,15 +306,13 @@ impl Rx {
         let Some(hop) = snapshot.receivers.get(&header.receiver) else {
             return Verdict::Drop(Drop::UnknownReceiver);
         };
-        let session = self.sessions.entry(header.receiver).or_insert_with(Inbound::new);
-        if !session.window.check(header.counter.0) {
-            return Verdict::Drop(Drop::Replayed);
-        }
-        if !relay::verify(bytes, header.len(), header.counter, &hop.opener) {
-            return Verdict::Drop(Drop::NotAuthentic);
-        }
-        if !session.window.accept(header.counter.0) {
-            return Verdict::Drop(Drop::Replayed);
+        let Some(lane) = hop.opener.hop_lane(header.role, lane::number_of(bytes)) else {
+            return Verdict::Drop(Drop::UnknownLane);
+        };
+        let place = SessionLane { receiver: header.receiver, lane };
+        let verifies = |opener: &LaneOpener| relay::verify(bytes, header.len(), header.counter, opener);
+        if let Err(reason) = authenticate(&mut self.sessions, place, &hop.opener, header.counter, verifies) {
+            return Verdict::Drop(reason);
         }
         let inner = datagram.start + header.len() + wire::HOP_TAG_LEN..datagram.end;
         let destination = header.ids.map(|(destination, _)| destination);
@@ -323,14 +367,17 @@ impl Rx {
         if hop.neighbour == previous.slot {
             return Verdict::Drop(Drop::RelayLoop);
         }
-        let Some(counter) = hop.sealer.reserve(1) else { return Verdict::Drop(Drop::RelayNoRoute) };
+        let inner = datagram.start + header.len() + wire::HOP_TAG_LEN..datagram.end;
+        let Some(sealer) = relay::hop_lane(&hop.sealer, Role::Forward, &buf[inner.clone()]) else {
+            return Verdict::Drop(Drop::UnknownLane);
+        };
+        let Some(counter) = sealer.reserve(1) else { return Verdict::Drop(Drop::RelayNoRoute) };
         let label = if header.ids.is_some() { RelayLabel::LONG } else { hop.label };
-        let next = relay::next_header(header, hop.sealer.remote_index(), counter, label);
-        relay::stamp(&mut buf[datagram.clone()], &next, &hop.sealer);
+        let next = relay::next_header(header, (sealer, counter), label);
+        relay::stamp(&mut buf[datagram.clone()], &next, sealer);
         previous.stats.relayed(datagram.len());
         if let Some((destination, _)) = header.ids {
-            let inner = datagram.start + header.len() + wire::HOP_TAG_LEN;
-            let is_data = Kind::of(&buf[inner..datagram.end]) == Some(Kind::Data);
+            let is_data = Kind::of(&buf[inner]) == Some(Kind::Data);
             if is_data && hop.label != RelayLabel::LONG && self.may_tell_of_relaying(now) {
                 self.tell(Notice::WantsLabel { neighbour: previous.slot, destination });
             }
@@ -353,9 +400,46 @@ impl Rx {
     }
 }
 
+/// Lets a datagram through once, if `opens` says that it is authentic. Nothing is kept for one that is not, so that
+/// strangers cannot make us keep lanes.
+fn authenticate<'a>(
+    sessions: &'a mut Sessions,
+    place: SessionLane,
+    openers: &Opener,
+    counter: Counter,
+    opens: impl FnOnce(&LaneOpener) -> bool,
+) -> Result<&'a mut Inbound, Drop> {
+    let session = match sessions.entry(place) {
+        Entry::Occupied(known) => {
+            let session = known.into_mut();
+            if !session.window.check(counter.0) {
+                return Err(Drop::Replayed);
+            }
+            if !opens(&session.opener) {
+                return Err(Drop::NotAuthentic);
+            }
+            session
+        }
+        Entry::Vacant(unknown) => {
+            let opener = openers.lane(place.lane);
+            if !opens(&opener) {
+                return Err(Drop::NotAuthentic);
+            }
+            unknown.insert(Box::new(Inbound::new(opener)))
+        }
+    };
+    if session.window.accept(counter.0) { Ok(session) } else { Err(Drop::Replayed) }
+}
+
+impl Default for Rx {
+    fn default() -> Rx {
+        Rx::new()
+    }
+}
+
 impl Inbound {
-    fn new() -> Inbound {
-        Inbound { window: ReplayWindow::new(), ways: Vec::with_capacity(MAX_WAYS) }
+    fn new(opener: LaneOpener) -> Inbound {
+        Inbound { opener, window: ReplayWindow::new(), ways: Vec::with_capacity(MAX_WAYS) }
     }
 
     /// Whether the control plane should hear that data came this way.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use proto::id::{MemberId, ReceiverIndex, RelayLabel};
+use proto::lane::{Lane, Role};
 
 use super::meta::Meta;
 use super::snapshot::{MemberSlot, Receivers};
@@ -51,7 +52,8 @@ fn snapshot(at: usize, relayed: Option<RelayLabel>) -> Snapshot {
     let mut sources = SourceTableBuilder::new();
     let mut receivers = Receivers::default();
     let mut peers = vec![None, None, None];
-    let sealer = |to: usize| Arc::new(Sealer::new(Suite::ChaCha20Poly1305, &key(at, to), index(at, to)));
+    let sealer =
+        |to: usize| Arc::new(Sealer::new(Suite::ChaCha20Poly1305, &key(at, to), index(at, to), true));
     let to_relay = sealer(RELAY);
     for (other, entry) in peers.iter_mut().enumerate() {
         fib.add_address(overlay(other), slot(other));
@@ -86,7 +88,7 @@ fn snapshot(at: usize, relayed: Option<RelayLabel>) -> Snapshot {
             slot: slot(other),
             member: member(other),
             is_relay: other == RELAY,
-            opener: Arc::new(Opener::new(Suite::ChaCha20Poly1305, &key(other, at))),
+            opener: Arc::new(Opener::new(Suite::ChaCha20Poly1305, &key(other, at), true)),
             stats,
         };
         receivers.insert(index(other, at), receiver);
@@ -108,7 +110,7 @@ fn relay_table(_: &Arc<Sealer>) -> RelayTable {
         neighbour: slot(to),
         socket: SOCKET,
         to: endpoint(to),
-        sealer: Arc::new(Sealer::new(Suite::ChaCha20Poly1305, &key(RELAY, to), index(RELAY, to))),
+        sealer: Arc::new(Sealer::new(Suite::ChaCha20Poly1305, &key(RELAY, to), index(RELAY, to), true)),
         label: RelayLabel::SELF,
     };
     RelayTable {
@@ -295,9 +297,11 @@ fn a_relayed_datagram_does_not_go_back_or_round_in_circles() {
 
     let peer = sender.peer(slot(1)).expect("a peer");
     let Carrier::Relayed { hop, .. } = &peer.primary else { panic!() };
+    let hop = hop.lane(Lane::FIRST);
     let counter = hop.reserve(1).expect("fresh");
     let header = proto::relay::Header {
         ttl: 1,
+        role: Role::Queue,
         label: RelayLabel(3),
         receiver: hop.remote_index(),
         counter,

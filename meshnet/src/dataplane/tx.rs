@@ -6,13 +6,15 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use proto::data;
-use proto::id::RelayLabel;
+use proto::id::{Counter, RelayLabel};
+use proto::lane::{LANES_MAX, Lane, Role};
 
 use super::meta::{Checksum, Meta, Segmentation};
 use super::packet::{self, Layout};
 use super::snapshot::{Carrier, MemberSlot, PeerTx, Snapshot};
 use super::split::Split;
 use super::{Drop, HEADROOM, TAILROOM, checksum, relay};
+use crate::crypto::{LaneSealer, Sealer};
 use crate::path::SocketId;
 use crate::time::Mono;
 
@@ -50,6 +52,7 @@ pub enum TxVerdict {
 /// Transforms packets of one device queue.
 #[derive(Default)]
 pub struct Tx {
+    lane: Lane,
     /// When traffic to a peer was last told to the control plane, by slot.
     told: Vec<Mono>,
     active: Option<MemberSlot>,
@@ -59,9 +62,18 @@ pub struct Tx {
 const TELL_EVERY_US: u64 = 250_000;
 
 impl Tx {
-    /// For one device queue.
+    /// For the first device queue, or the only one.
     pub fn new() -> Tx {
         Tx::default()
+    }
+
+    /// For the device queue with this number.
+    ///
+    /// # Panics
+    /// When the number is not below [`LANES_MAX`].
+    pub fn for_queue(number: u8) -> Tx {
+        assert!(number < LANES_MAX, "lane {number}");
+        Tx { lane: Lane::new(Role::Queue, number).unwrap_or_default(), ..Tx::default() }
     }
 
     /// Seals the packet in `buf[packet]`, about which the device said `meta`; or prepares to cut it.
@@ -92,7 +104,9 @@ impl Tx {
         self.note(slot, now);
         if meta.segmentation != Segmentation::None {
             return match Split::new(&buf[packet], meta) {
-                Some(split) => Cut::new(peer.clone(), split).map_or(TxVerdict::HandUp, TxVerdict::Cut),
+                Some(split) => {
+                    Cut::new(peer.clone(), self.lane, split).map_or(TxVerdict::HandUp, TxVerdict::Cut)
+                }
                 None => TxVerdict::Drop(Drop::Malformed),
             };
         }
@@ -103,7 +117,7 @@ impl Tx {
         } else {
             return TxVerdict::Drop(Drop::Malformed);
         };
-        match seal(peer, buf, packet.clone(), flags) {
+        match seal(peer, self.lane, buf, packet.clone(), flags) {
             Some((first, second)) => {
                 peer.stats.sent(1, packet.len());
                 peer.stats.note_len(packet.len());
@@ -152,55 +166,61 @@ pub fn complete(packet: &mut [u8], meta: &Meta) -> bool {
     fits
 }
 
-/// Seals `buf[inner]` for `peer` and addresses it. `None` when a session on the way is used up.
+/// Seals `buf[inner]` for `peer` on a queue's `lane` and addresses it. `None` when a session on the way is used up.
 pub fn seal(
     peer: &PeerTx,
+    lane: Lane,
     buf: &mut [u8],
     inner: Range<usize>,
     flags: data::TrailerFlags,
 ) -> Option<(Outgoing, Option<Outgoing>)> {
-    let counter = peer.sealer.reserve(1)?;
+    let sealer = peer.sealer.lane(lane);
+    let counter = sealer.reserve(1)?;
     let start = inner.start - data::HEADER_LEN;
     let end = inner.end + TAILROOM;
-    let header = data::Header { lane: 0, receiver: peer.sealer.remote_index(), counter };
-    header.write(&mut buf[start..inner.start]);
+    header(sealer, counter).write(&mut buf[start..inner.start]);
     let trailer = data::Trailer { flags, index: 0 };
     trailer.write(&mut buf[inner.end..inner.end + data::TRAILER_LEN]);
-    peer.sealer.seal_in_place(counter, &mut buf[start..end]);
-    let first = address(&peer.primary, buf, start..end)?;
+    sealer.seal_in_place(counter, &mut buf[start..end]);
+    let first = address(&peer.primary, lane.role(), buf, start..end)?;
     // Two relay headers do not fit before one body; the control plane gives at most one of the two as relayed.
     let both_relayed = first.range.start != start && matches!(peer.duplicate, Some(Carrier::Relayed { .. }));
     let second = match &peer.duplicate {
-        Some(carrier) if !both_relayed => address(carrier, buf, start..end),
+        Some(carrier) if !both_relayed => address(carrier, lane.role(), buf, start..end),
         _ => None,
     };
     Some((first, second))
 }
 
-/// Puts what `carrier` needs before the sealed datagram in `buf[sealed]`.
-pub fn address(carrier: &Carrier, buf: &mut [u8], sealed: Range<usize>) -> Option<Outgoing> {
+fn header(sealer: &LaneSealer, counter: Counter) -> data::Header {
+    data::Header { lane: sealer.lane().to_wire(), receiver: sealer.remote_index(), counter }
+}
+
+/// Puts what `carrier` needs before the sealed datagram in `buf[sealed]`, on behalf of `role`.
+pub fn address(carrier: &Carrier, role: Role, buf: &mut [u8], sealed: Range<usize>) -> Option<Outgoing> {
     match carrier {
         Carrier::Direct { socket, to } => Some(Outgoing { socket: *socket, to: *to, range: sealed }),
         Carrier::Relayed { socket, to, hop, label, destination, source } => {
+            let hop = relay::hop_lane(hop, role, &buf[sealed.clone()])?;
             let range = relay::wrap(buf, sealed, (hop, hop.reserve(1)?), *label, *destination, *source);
             Some(Outgoing { socket: *socket, to: *to, range })
         }
     }
 }
 
-/// Seals a run of control frames for `carrier` into a datagram of its own. `None` when a session is used up.
+/// Seals a run of control frames for `carrier` into a datagram of its own, on the control plane's lane. `None` when a session is used up.
 pub fn seal_control(
-    sealer: &crate::crypto::Sealer,
+    sealer: &Sealer,
     carrier: &Carrier,
     frames: &[u8],
 ) -> Option<(SocketId, SocketAddr, Vec<u8>)> {
     let mut buf = vec![0; HEADROOM + frames.len() + TAILROOM];
     let inner = HEADROOM..HEADROOM + frames.len();
     buf[inner.clone()].copy_from_slice(frames);
+    let sealer = sealer.lane(Lane::CONTROL);
     let counter = sealer.reserve(1)?;
     let start = inner.start - data::HEADER_LEN;
-    let header = data::Header { lane: 0, receiver: sealer.remote_index(), counter };
-    header.write(&mut buf[start..inner.start]);
+    header(sealer, counter).write(&mut buf[start..inner.start]);
     let flags = if frames.is_empty() { data::TrailerFlags::empty() } else { data::TrailerFlags::CONTROL };
     data::Trailer { flags, index: 0 }.write(&mut buf[inner.end..inner.end + data::TRAILER_LEN]);
     let end = buf.len();
@@ -216,7 +236,8 @@ pub fn carry(carrier: &Carrier, datagram: &[u8]) -> Option<(SocketId, SocketAddr
     // The answer has to find its way back: handshakes always name both ends.
     match carrier {
         Carrier::Relayed { socket, to, hop, destination, source, .. } => {
-            let hop = (&**hop, hop.reserve(1)?);
+            let hop = hop.lane(Lane::CONTROL);
+            let hop = (hop, hop.reserve(1)?);
             let range = relay::wrap(&mut buf, HEADROOM..end, hop, RelayLabel::LONG, *destination, *source);
             buf.drain(..range.start);
             Some((*socket, *to, buf))
@@ -230,7 +251,7 @@ fn finish(
     mut buf: Vec<u8>,
     sealed: Range<usize>,
 ) -> Option<(SocketId, SocketAddr, Vec<u8>)> {
-    let out = address(carrier, &mut buf, sealed)?;
+    let out = address(carrier, Role::Control, &mut buf, sealed)?;
     buf.truncate(out.range.end);
     buf.drain(..out.range.start);
     Some((out.socket, out.to, buf))

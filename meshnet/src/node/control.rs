@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use proto::data::TrailerFlags;
 use proto::frame::{self, Frame};
 use proto::id::{MemberId, ReceiverIndex, RelayLabel};
+use proto::lane::Lane;
 
 use super::{Event, Node};
 use crate::dataplane::snapshot::MemberSlot;
@@ -199,7 +200,10 @@ impl Node {
         let mut buf = vec![0; HEADROOM + packet.len() + TAILROOM];
         let inner = HEADROOM..HEADROOM + packet.len();
         buf[inner.clone()].copy_from_slice(packet);
-        let Some((first, second)) = tx::seal(tx, &mut buf, inner, TrailerFlags::empty()) else { return };
+        let Some((first, second)) = tx::seal(tx, Lane::CONTROL, &mut buf, inner, TrailerFlags::empty())
+        else {
+            return;
+        };
         tx.stats.tx_bytes.fetch_add(packet.len() as u64, std::sync::atomic::Ordering::Relaxed);
         tx.stats.tx_packets.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         for out in [Some(first), second].into_iter().flatten() {

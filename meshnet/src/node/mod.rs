@@ -215,7 +215,7 @@ impl Node {
         }
         let epoch = current.number;
         let offload = if config.offload { Capabilities::OFFLOAD } else { Capabilities::default() };
-        let capabilities = current.capabilities.union(offload);
+        let capabilities = current.capabilities.union(offload).union(Capabilities::LANES);
         let key_epoch = newest.signed.to_bytes();
         // Who still uses an older epoch that says something else of the ciphers is told of the newest instead.
         let same_suites = |old: &mut LocalEpoch| {

@@ -240,7 +240,7 @@ impl World {
                 self.send(at, to, bytes);
                 None
             }
-            Verdict::Keepalive | Verdict::Drop(_) => None,
+            Verdict::Keepalive | Verdict::Elsewhere(_) | Verdict::Drop(_) => None,
         };
         let mut inbounds: Vec<Inbound> = inbound.into_iter().collect();
         while let Some(notice) = self.hosts[at].rx.poll_notice() {

@@ -16,11 +16,13 @@ use proto::handshake::MAC_LEN;
 use proto::id::{InvitationId, MemberId, MeshId, ReceiverIndex, TransportKey};
 use proto::invitation::Invitation;
 use proto::join::{JOIN_HEADER_LEN, JOIN_MAX_LEN, Join, MAX_PIECE_LEN, Piece, Stage};
+use proto::lane::Lane;
 use rand::CryptoRng;
 
 use super::noise::{DhMeter, Local, Noise, PSK3, SplitKeys};
 use crate::crypto::{
-    HASH_LEN, Opener, Sealer, Secret, Suite, TAG_LEN, TransportSecret, hash, kdf, keyed_mac, macs_equal,
+    HASH_LEN, LaneOpener, LaneSealer, Secret, Suite, TAG_LEN, TransportSecret, hash, kdf, keyed_mac,
+    macs_equal,
 };
 
 /// Most pieces of one message; some 35 kB.
@@ -450,8 +452,8 @@ fn refusal_mac(context: &JoinContext, keys: &JoinKeys, reason: u8) -> [u8; MAC_L
 
 /// Seals welcomes: counter 8 | reserved 8 | content | tag 16, in the form of a data datagram.
 struct Transport {
-    sealer: Sealer,
-    opener: Opener,
+    sealer: LaneSealer,
+    opener: LaneOpener,
 }
 
 /// What sealing adds to a welcome.
@@ -461,7 +463,10 @@ impl Transport {
     /// Only the responder seals, and only the initiator opens: one key does for both.
     fn new(keys: &SplitKeys) -> Transport {
         let (suite, key) = (Suite::ChaCha20Poly1305, keys.from_responder.bytes());
-        Transport { sealer: Sealer::new(suite, key, ReceiverIndex(0)), opener: Opener::new(suite, key) }
+        Transport {
+            sealer: LaneSealer::new(suite, key, ReceiverIndex(0), Lane::FIRST),
+            opener: LaneOpener::new(suite, key),
+        }
     }
 
     fn seal(&self, content: &[u8]) -> Vec<u8> {

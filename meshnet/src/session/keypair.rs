@@ -61,10 +61,11 @@ impl Keypair {
             true => (&keys.from_initiator, &keys.from_responder),
             false => (&keys.from_responder, &keys.from_initiator),
         };
+        let has_lanes = info.remote_capabilities.contains(Capabilities::LANES);
         Keypair {
             local_index: info.local_index,
-            sealer: Arc::new(Sealer::new(info.suite, send.bytes(), info.remote_index)),
-            opener: Arc::new(Opener::new(info.suite, receive.bytes())),
+            sealer: Arc::new(Sealer::new(info.suite, send.bytes(), info.remote_index, has_lanes)),
+            opener: Arc::new(Opener::new(info.suite, receive.bytes(), has_lanes)),
             created: info.created,
             is_initiator: info.is_initiator,
             suite: info.suite,

@@ -170,7 +170,7 @@ impl Session {
         }
         if let (Some(watch), Some(current)) = (&mut self.watch, &self.slots.current)
             && !self.attempts.is_active()
-            && watch.advance(now, current.sealer.used())
+            && watch.advance(now, current.sealer.most_used())
         {
             self.begin_series(now);
         }

@@ -16,6 +16,7 @@ use proto::id::{
 };
 use proto::invitation::{Host, HostPort, Invitation, MAX_ENDPOINTS};
 use proto::key_epoch::{Capabilities, KeyEpoch};
+use proto::lane::Role;
 use proto::record::{Link, Record, Subnet};
 use proto::revocation::{Revocation, RevocationTarget};
 use proto::signed::{Body, Signed};
@@ -66,9 +67,17 @@ pub(crate) fn relay_header() -> impl Strategy<Value = relay::Header> {
         (1..=u16::MAX).prop_map(|label| (RelayLabel(label), None)),
         (member(), member()).prop_map(|ids| (RelayLabel::LONG, Some(ids))),
     ];
-    (0..=relay::MAX_TTL, towards, index(), any::<u64>()).prop_map(|(ttl, (label, ids), receiver, counter)| {
-        relay::Header { ttl, label, receiver, counter: Counter(counter), ids }
-    })
+    let role = prop_oneof![Just(Role::Queue), Just(Role::Forward), Just(Role::Control)];
+    (0..=relay::MAX_TTL, role, towards, index(), any::<u64>()).prop_map(
+        |(ttl, role, (label, ids), receiver, counter)| relay::Header {
+            ttl,
+            role,
+            label,
+            receiver,
+            counter: Counter(counter),
+            ids,
+        },
+    )
 }
 
 pub(crate) fn response_payload() -> impl Strategy<Value = ResponsePayload> {

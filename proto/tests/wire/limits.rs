@@ -293,6 +293,8 @@ fn a_relay_header_has_a_label_or_ids_and_at_most_four_hops() {
     assert_eq!(relay::Header::parse(&datagram), Err(Error::InvalidField("ttl")));
     datagram[1] = 0x80 | 4;
     assert_eq!(relay::Header::parse(&datagram), Err(Error::InvalidField("label")));
+    datagram[1] = 0x30 | 4;
+    assert_eq!(relay::Header::parse(&datagram), Err(Error::InvalidField("role")));
     let mut datagram = vector("relay_long");
     datagram[1] = 4;
     assert_eq!(relay::Header::parse(&datagram), Err(Error::InvalidField("label")));

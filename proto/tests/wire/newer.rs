@@ -240,7 +240,7 @@ fn reserved_bytes_of_datagrams_are_ignored() {
         }
     }
     let mut relayed = vector("relay_short");
-    relayed[1] |= 0x70;
+    relayed[1] |= 0x40;
     assert_eq!(relay::Header::parse(&relayed), relay::Header::parse(&vector("relay_short")));
     let mut payload = vector("init_payload");
     payload[32..40].fill(0xff);

@@ -19,6 +19,7 @@ use proto::id::{BootEpoch, Counter, InvitationId, KeyEpochNumber, MemberId, Rece
 use proto::invitation::Invitation;
 use proto::join::{Join, Piece, Stage};
 use proto::key_epoch::{Capabilities, KeyEpoch};
+use proto::lane::Role;
 use proto::record::Record;
 use proto::relay;
 use proto::revocation::{Revocation, RevocationTarget};
@@ -112,6 +113,7 @@ vectors! {
     relay_short: RelayDatagram = RelayDatagram {
         header: relay::Header {
             ttl: 4,
+            role: Role::Queue,
             label: RelayLabel(7),
             receiver: SENDER,
             counter: Counter(0x0102_0304_0506_0708),
@@ -122,6 +124,7 @@ vectors! {
     relay_long: RelayDatagram = RelayDatagram {
         header: relay::Header {
             ttl: 3,
+            role: Role::Forward,
             label: RelayLabel::LONG,
             receiver: SENDER,
             counter: Counter(0x0102_0304_0506_0708),

@@ -15,6 +15,7 @@ use meshnet::time::{Mono, Now, UnixMs};
 use proto::data::TrailerFlags;
 use proto::id::{BootEpoch, MemberId};
 use proto::key_epoch::KeyEpoch;
+use proto::lane::Lane;
 use proto::signed::Signed;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -188,7 +189,7 @@ impl Machine {
             Verdict::Forward { socket, to, datagram } => {
                 outputs.push(Output::Datagram { socket, to, bytes: bytes[datagram].to_vec() });
             }
-            Verdict::Keepalive => {}
+            Verdict::Keepalive | Verdict::Elsewhere(_) => {}
             Verdict::Drop(reason) => outputs.push(Output::Note(format!("drops: {}", reason.name()))),
         }
         while let Some(notice) = running.rx.poll_notice() {
@@ -223,7 +224,7 @@ impl Machine {
         let mut peers = running.snapshot.peers.iter().flatten();
         let Some(peer) = peers.find(|peer| peer.member == to) else { return Vec::new() };
         let (mut buf, inner) = framed(packet);
-        match seal(peer, &mut buf, inner, TrailerFlags::empty()) {
+        match seal(peer, Lane::FIRST, &mut buf, inner, TrailerFlags::empty()) {
             Some((first, second)) => datagrams(&buf, first, second).collect(),
             None => Vec::new(),
         }

@@ -187,7 +187,7 @@ impl Work {
                 let bytes = copy(buffer, datagram);
                 self.shared.reporter.tell(Report::Inbound(Inbound::Datagram { via, bytes }));
             }
-            Verdict::Keepalive => {}
+            Verdict::Keepalive | Verdict::Elsewhere(_) => {}
             Verdict::Drop(reason) => self.shared.counters.drop_rx(reason),
         }
     }
@@ -245,6 +245,6 @@ fn trust_in(verdict: &Verdict) -> Option<Trust> {
         }
         Verdict::HandUp { via: Via::Relayed { .. }, .. } => Some(Trust::Authentic),
         Verdict::HandUp { via: Via::Direct { .. }, .. } => Some(Trust::Stranger),
-        Verdict::Drop(_) => None,
+        Verdict::Drop(_) | Verdict::Elsewhere(_) => None,
     }
 }

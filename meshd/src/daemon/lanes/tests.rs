@@ -221,7 +221,7 @@ fn index(from: u32, to: u32) -> ReceiverIndex {
 
 impl World {
     fn sealer(&mut self, from: u32, to: u32) -> Arc<Sealer> {
-        let make = || Arc::new(Sealer::new(Suite::ChaCha20Poly1305, &key(from, to), index(from, to)));
+        let make = || Arc::new(Sealer::new(Suite::ChaCha20Poly1305, &key(from, to), index(from, to), true));
         self.sealers.entry((from, to)).or_insert_with(make).clone()
     }
 
@@ -257,7 +257,7 @@ impl World {
                 slot: MemberSlot(number),
                 member: member(number),
                 is_relay: true,
-                opener: Arc::new(Opener::new(Suite::ChaCha20Poly1305, &key(number, node.number))),
+                opener: Arc::new(Opener::new(Suite::ChaCha20Poly1305, &key(number, node.number), true)),
                 stats: Arc::default(),
             };
             snapshot.receivers.insert(index(number, node.number), receiver);

@@ -187,6 +187,7 @@ fn arriving(segments: &[Vec<u8>], counter: u64) -> Vec<(Vec<u8>, Segment)> {
         }
         let segment = Segment {
             receiver: RECEIVER,
+            lane: Lane::FIRST,
             counter: Counter(counter + index as u64),
             trailer: Trailer { flags, index: index as u8 },
             partial: packet::checksummed(bytes),

@@ -1,6 +1,7 @@
 //! Super-packets from one device to another, sealed.
 
 use proto::data::{self, TrailerFlags};
+use proto::lane::Lane;
 
 use super::*;
 use crate::dataplane::checksum;
@@ -230,7 +231,7 @@ fn a_partial_checksum_that_nobody_can_place_is_not_delivered() {
     for packet in [fragment, wrong_len] {
         let mut buf = [&vec![0; HEADROOM][..], &packet, &[0; TAILROOM]].concat();
         let inner = HEADROOM..HEADROOM + packet.len();
-        let sealed = tx::seal(peer, &mut buf, inner, TrailerFlags::CSUM_PARTIAL);
+        let sealed = tx::seal(peer, Lane::FIRST, &mut buf, inner, TrailerFlags::CSUM_PARTIAL);
         let datagram = buf[sealed.expect("sealed").0.range].to_vec();
         let verdict = receive(&mut Rx::new(), &snapshot(1, None), 0, &datagram).0;
         assert_eq!(verdict, Verdict::Drop(Drop::Malformed));
@@ -245,7 +246,7 @@ fn each_source_address_is_checked_though_the_last_one_was_right() {
     let mut verdict_on = |packet: Vec<u8>| {
         let mut buf = [&vec![0; HEADROOM][..], &packet, &[0; TAILROOM]].concat();
         let inner = HEADROOM..HEADROOM + packet.len();
-        let sealed = tx::seal(peer, &mut buf, inner, TrailerFlags::empty()).expect("sealed");
+        let sealed = tx::seal(peer, Lane::FIRST, &mut buf, inner, TrailerFlags::empty()).expect("sealed");
         let datagram = buf[sealed.0.range].to_vec();
         receive(&mut rx, &snapshot(1, None), 0, &datagram).0
     };

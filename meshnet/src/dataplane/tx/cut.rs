@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use proto::data::{self, TrailerFlags};
 use proto::id::Counter;
+use proto::lane::Lane;
 use proto::relay as wire;
 
-use crate::crypto::Sealer;
+use crate::crypto::LaneSealer;
 use crate::dataplane::snapshot::{Carrier, PeerTx};
 use crate::dataplane::split::{Fill, Split};
 use crate::dataplane::{TAILROOM, relay};
@@ -84,6 +85,7 @@ impl Burst {
 /// segments belong together.
 pub struct Cut {
     peer: Arc<PeerTx>,
+    lane: Lane,
     split: Split,
     counter: Counter,
     next: usize,
@@ -91,9 +93,10 @@ pub struct Cut {
 
 impl fmt::Debug for Cut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Cut { peer, split, counter, next } = self;
+        let Cut { peer, lane, split, counter, next } = self;
         f.debug_struct("Cut")
             .field("member", &peer.member)
+            .field("lane", lane)
             .field("split", split)
             .field("counter", counter)
             .field("next", next)
@@ -103,9 +106,10 @@ impl fmt::Debug for Cut {
 
 impl Cut {
     /// `None` when the session is used up.
-    pub(super) fn new(peer: Arc<PeerTx>, split: Split) -> Option<Cut> {
-        let counter = peer.sealer.reserve(split.count() as u32)?;
-        Some(Cut { peer, split, counter, next: 0 })
+    pub(super) fn new(peer: Arc<PeerTx>, lane: Lane, split: Split) -> Option<Cut> {
+        let sealer = peer.sealer.lane(lane);
+        let (lane, counter) = (sealer.lane(), sealer.reserve(split.count() as u32)?);
+        Some(Cut { peer, lane, split, counter, next: 0 })
     }
 
     /// Segments that are not sealed yet.
@@ -134,8 +138,9 @@ impl Cut {
             return None;
         }
         let peer = self.peer.clone();
-        let first = Track::new(&peer.primary, count)?;
-        let second = second(&peer).and_then(|carrier| Track::new(carrier, count));
+        let first = Track::new(&peer.primary, self.lane, count)?;
+        let second = second(&peer).and_then(|carrier| Track::new(carrier, self.lane, count));
+        let sealer = peer.sealer.lane(self.lane);
         let (front, back) = buf.split_at_mut(room.start);
         let packet = &front[packet];
         let fill = if self.peer.offload { Fill::Leave } else { Fill::Complete };
@@ -145,7 +150,7 @@ impl Cut {
             let inner_len = self.split.len_of(number);
             let len = prefix_len + data::HEADER_LEN + inner_len + TAILROOM;
             let slot = &mut back[at..at + len];
-            self.seal_segment(packet, number, fill, &mut slot[prefix_len..]);
+            self.seal_segment(sealer, packet, number, fill, &mut slot[prefix_len..]);
             first.stamp(slot, index);
             if let Some(second) = &second {
                 second.stamp(slot, index);
@@ -159,15 +164,14 @@ impl Cut {
         Some((first.burst(&shape), second.map(|second| second.burst(&shape))))
     }
 
-    fn seal_segment(&self, packet: &[u8], number: usize, fill: Fill, slot: &mut [u8]) {
+    fn seal_segment(&self, sealer: &LaneSealer, packet: &[u8], number: usize, fill: Fill, slot: &mut [u8]) {
         let counter = Counter(self.counter.0 + number as u64);
-        let header = data::Header { lane: 0, receiver: self.peer.sealer.remote_index(), counter };
-        header.write(&mut slot[..data::HEADER_LEN]);
+        super::header(sealer, counter).write(&mut slot[..data::HEADER_LEN]);
         let trailer_at = slot.len() - TAILROOM;
         self.split.write(packet, number, fill, &mut slot[data::HEADER_LEN..trailer_at]);
         let trailer = self.trailer(number);
         trailer.write(&mut slot[trailer_at..trailer_at + data::TRAILER_LEN]);
-        self.peer.sealer.seal_in_place(counter, slot);
+        sealer.seal_in_place(counter, slot);
     }
 
     fn trailer(&self, number: usize) -> data::Trailer {
@@ -211,14 +215,18 @@ struct Shape {
 /// One carrier with the counters for a burst.
 struct Track<'a> {
     carrier: &'a Carrier,
-    hop: Option<(&'a Sealer, Counter)>,
+    hop: Option<(&'a LaneSealer, Counter)>,
 }
 
 impl<'a> Track<'a> {
-    fn new(carrier: &'a Carrier, count: usize) -> Option<Track<'a>> {
+    /// For segments sealed on `lane`.
+    fn new(carrier: &'a Carrier, lane: Lane, count: usize) -> Option<Track<'a>> {
         let hop = match carrier {
             Carrier::Direct { .. } => None,
-            Carrier::Relayed { hop, .. } => Some((&**hop, hop.reserve(count as u32)?)),
+            Carrier::Relayed { hop, .. } => {
+                let hop = hop.lane(lane);
+                Some((hop, hop.reserve(count as u32)?))
+            }
         };
         Some(Track { carrier, hop })
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use proto::datagram::Kind;
 use proto::id::{KeyEpochNumber, MemberId, MeshId, ReceiverIndex};
 use proto::key_epoch::Capabilities;
+use proto::lane::Lane;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -180,13 +181,14 @@ impl Pair {
 
     fn seal_and_send(&mut self, from: usize, text: &[u8]) {
         let Some(keypair) = self.nodes[from].session.sending() else { return };
-        let Some(counter) = keypair.sealer.reserve(1) else { return };
+        let sealer = keypair.sealer.lane(Lane::FIRST);
+        let Some(counter) = sealer.reserve(1) else { return };
         let mut datagram = vec![Kind::Data.first_byte(), 0, 0, 0];
         datagram.extend(keypair.sealer.remote_index().0.to_be_bytes());
         datagram.extend(counter.0.to_be_bytes());
         datagram.extend(text);
         datagram.extend([0; TAG_LEN]);
-        keypair.sealer.seal_in_place(counter, &mut datagram);
+        sealer.seal_in_place(counter, &mut datagram);
         self.send(from, datagram);
     }
 
@@ -363,7 +365,7 @@ impl Pair {
             return;
         };
         let mut datagram = datagram.to_vec();
-        let Ok(text) = keypair.opener.open_in_place(&mut datagram) else {
+        let Ok(text) = keypair.opener.lane(Lane::FIRST).open_in_place(&mut datagram) else {
             node.undeliverable += 1;
             return;
         };
