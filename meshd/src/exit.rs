@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use crate::api::client;
 use crate::state::HomeError;
-use crate::{config, daemon, founding, state};
+use crate::{config, daemon, founding, stack, state};
 
 /// Something did not work.
 pub const FAILED: u8 = 1;
@@ -72,6 +72,9 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             config::Error::Invalid(_) => Some(USAGE),
             config::Error::Unreadable { source, .. } => Some(code_of_io(source).unwrap_or(USAGE)),
         };
+    }
+    if cause.is::<config::Invalid>() || cause.is::<stack::components::CatalogueError>() {
+        return Some(USAGE);
     }
     // Transparent errors are not in the chain themselves.
     if let Some(HomeError::State(error)) = cause.downcast_ref::<HomeError>() {

@@ -12,4 +12,5 @@ pub mod join;
 pub mod local;
 pub mod log;
 pub mod output;
+pub mod stack;
 pub mod state;

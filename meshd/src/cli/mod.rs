@@ -6,6 +6,7 @@ mod join;
 mod peers;
 mod ping;
 mod routes;
+mod stack;
 mod status;
 mod up;
 mod why;
@@ -112,6 +113,8 @@ enum Verb {
     Ping(ping::Args),
     /// Show every path to a member, and why the one in use was chosen
     Why(why::Args),
+    /// Bring up containers across the overlay: ZooKeeper, Mesos, Marathon, and what stands on them
+    Stack(stack::Args),
     /// Build a small mesh in network namespaces on this machine and show it recover
     Demo(DemoArgs),
 }
@@ -129,6 +132,7 @@ impl Cli {
             Verb::Routes(args) => args.run(global),
             Verb::Ping(args) => args.run(global),
             Verb::Why(args) => args.run(global),
+            Verb::Stack(args) => args.run(global),
             Verb::Demo(args) => demo::run(&DemoArgs { json: global.json, ..args }),
         }
     }

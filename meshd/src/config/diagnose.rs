@@ -64,6 +64,16 @@ impl<'t> Findings<'t> {
         self.found.push((span.start, Problem { line, column, message: message.into(), instead }));
     }
 
+    /// Whether nothing was found so far.
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// Whether one with this message was added.
+    pub fn has(&self, message: &str) -> bool {
+        self.found.iter().any(|(_, problem)| problem.message == message)
+    }
+
     /// `Ok` if nothing was found, otherwise all of it.
     ///
     /// # Errors
@@ -127,7 +137,8 @@ fn unknown_keys(table: &DeTable<'_>, findings: &mut Findings<'_>) {
     }
 }
 
-fn check_keys(table: &DeTable<'_>, known: &'static [&'static str], findings: &mut Findings<'_>) {
+/// Adds a finding for each key of `table` that is not among `known`.
+pub(crate) fn check_keys(table: &DeTable<'_>, known: &'static [&'static str], findings: &mut Findings<'_>) {
     for key in table.keys() {
         let name = key.get_ref().as_ref();
         if known.contains(&name) {
@@ -165,11 +176,13 @@ fn key_around<'a>(table: &'a DeTable<'_>, span: &Range<usize>) -> Option<&'a str
     Some(inner.unwrap_or(key.get_ref().as_ref()))
 }
 
-fn syntax_help() -> String {
+/// How the language looks, for who does not know it.
+pub(crate) fn syntax_help() -> String {
     "a line is `key = value`, texts are in double quotes, lists in [ ]".into()
 }
 
-fn one_line(message: &str) -> String {
+/// A parser's message without line breaks.
+pub(crate) fn one_line(message: &str) -> String {
     message.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
@@ -181,7 +194,7 @@ fn position(text: &str, at: usize) -> (usize, usize) {
 }
 
 /// The field names of a struct, as its `Deserialize` knows them: the one list that cannot go stale.
-fn keys_of<T: DeserializeOwned>() -> &'static [&'static str] {
+pub(crate) fn keys_of<T: DeserializeOwned>() -> &'static [&'static str] {
     let mut keys: &'static [&'static str] = &[];
     // It always ends in the error that carries the names out.
     let _ = T::deserialize(FieldNames(&mut keys));

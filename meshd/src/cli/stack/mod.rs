@@ -1,0 +1,48 @@
+//! `meshd stack`: one verb a file.
+
+mod components;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::Global;
+use crate::stack::components::Catalogue;
+
+/// Arguments of `meshd stack`.
+#[derive(clap::Args, Debug)]
+#[command(arg_required_else_help = true)]
+pub(super) struct Args {
+    /// Take components from this directory too, before those that come with meshd
+    #[arg(long, global = true, value_name = "DIR")]
+    components: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Verb {
+    /// List the components that a stack can use, or show one's settings, ports, and secrets
+    Components(components::Args),
+    /// Print the JSON Schema of stack.toml, for editors
+    Schema,
+}
+
+impl Args {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// What the verb says.
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let mut catalogue = Catalogue::built_in();
+        if let Some(directory) = &self.components {
+            catalogue.add_directory(directory)?;
+        }
+        match self.verb {
+            Verb::Components(args) => args.run(global, &catalogue),
+            Verb::Schema => {
+                crate::output::print(&crate::stack::spec::json_schema())?;
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}

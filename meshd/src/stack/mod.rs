@@ -1,0 +1,12 @@
+//! `meshd stack`: a container stack across the overlay.
+//!
+//! A specification (`spec`) says which components (`components`, data files) run on which members. From it come the
+//! containers as they should be (`desired`, `definition`); `plan` compares them with what the agents report and gives
+//! steps; `apply` walks them. Every node's daemon runs an agent (`agent`), which drives the node's own container engine
+//! (`engine`). docs/stack.md is the guide, docs/adr/0009-stack.md has the decisions.
+
+pub mod agent;
+pub mod components;
+pub mod definition;
+pub mod desired;
+pub mod spec;
