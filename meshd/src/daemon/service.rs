@@ -220,6 +220,7 @@ impl Service {
         match event {
             Event::Snapshot(snapshot) => self.parts.snapshot.store(snapshot),
             Event::Routes(prefixes) => self.routes = Some(prefixes),
+            Event::Undeliverable { packet, error } => self.parts.lanes.refuse(now.mono, &packet, error),
             Event::CacheChanged => self.parts.store.cache_changed(),
             Event::ReserveTimestamp(floor_us) => self.parts.store.reserve(floor_us),
             Event::PeerUp { name, member } => info!(peer = %name, %member, "connected"),

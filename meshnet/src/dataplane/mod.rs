@@ -16,10 +16,16 @@
 //! A super-packet of the kernel is cut ([`split`]) into segments that stand alone and lie one behind the other, each with
 //! only as much room before it as its path needs, so that one segmented send takes them all. Their transport checksums
 //! are left to the receiver, who puts together what arrived in order ([`merge`]) and leaves them to its kernel.
+//!
+//! What is longer than the path carries is cut: TCP into shorter segments, other packets into fragments ([`fragment`]) if
+//! they allow it. Else their sender is told ([`icmp`]).
 
 pub mod checksum;
+pub mod fragment;
+pub mod icmp;
 pub mod merge;
 pub mod meta;
+pub mod mss;
 pub mod packet;
 pub mod relay;
 pub mod rx;
@@ -78,6 +84,8 @@ pub enum Drop {
     RelayNoRoute,
     /// The hop limit of a relayed datagram was used up, or it would go back where it came from.
     RelayLoop,
+    /// A packet from the device that the path does not carry and that may not be cut; its sender is told.
+    TooBig,
 }
 
 /// Number of [`Drop`] reasons.
@@ -85,7 +93,7 @@ pub const DROP_REASONS: usize = Drop::ALL.len();
 
 impl Drop {
     /// Every reason, in the order of its counter.
-    pub const ALL: [Drop; 15] = [
+    pub const ALL: [Drop; 16] = [
         Drop::Malformed,
         Drop::ForeignSource,
         Drop::NotUnicast,
@@ -101,6 +109,7 @@ impl Drop {
         Drop::RelaySourceForged,
         Drop::RelayNoRoute,
         Drop::RelayLoop,
+        Drop::TooBig,
     ];
 
     /// Its name in metrics and JSON.
@@ -121,6 +130,7 @@ impl Drop {
             Drop::RelaySourceForged => "relay_source_forged",
             Drop::RelayNoRoute => "relay_no_route",
             Drop::RelayLoop => "relay_loop",
+            Drop::TooBig => "too_big",
         }
     }
 }

@@ -181,6 +181,25 @@ pub fn mark_congestion(packet: &mut [u8]) {
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
+/// The protocol above IPv6 in `packet`, and where its header begins; in the first fragment, too. `None` for later
+/// fragments, and for headers that do not fit into the packet.
+pub fn upper_layer(packet: &[u8]) -> Option<(u8, usize)> {
+    const FRAGMENT: u8 = 44;
+    const ROUTING: u8 = 43;
+    let (mut kind, mut at) = (*packet.get(6)?, 40);
+    for _ in 0..=MAX_EXTENSIONS {
+        let len = match kind {
+            0 | 60 | ROUTING => usize::from(*packet.get(at + 1)?) * 8 + 8,
+            FRAGMENT if u16::from_be_bytes([*packet.get(at + 2)?, *packet.get(at + 3)?]) >> 3 == 0 => 8,
+            FRAGMENT => return None,
+            other => return Some((other, at)),
+        };
+        kind = *packet.get(at)?;
+        at += len;
+    }
+    None
+}
+
 /// The transport protocol and where its header begins.
 fn walk_extensions(packet: &[u8]) -> Option<(u8, usize)> {
     const HOP_BY_HOP: u8 = 0;

@@ -15,7 +15,7 @@ use proto::relay as wire;
 use super::merge::Segment;
 use super::packet::{self, Addresses};
 use super::snapshot::{IndexHasher, MemberSlot, Receiver, Snapshot};
-use super::{Drop, relay};
+use super::{Drop, mss, relay};
 use crate::crypto::{LaneOpener, Opener, ReplayWindow};
 use crate::path::SocketId;
 use crate::time::Mono;
@@ -271,6 +271,15 @@ impl Rx {
         if let Err(reason) = self.admit(snapshot, receiver.slot, packet) {
             return Verdict::Drop(reason);
         }
+        if !trailer.flags.contains(data::TrailerFlags::GSO_SEG)
+            && mss::is_syn(packet)
+            && let Some(peer) = snapshot.peer(receiver.slot)
+        {
+            // What our side sends on this connection takes the way back.
+            let complete = !trailer.flags.contains(data::TrailerFlags::CSUM_PARTIAL);
+            mss::clamp(&mut buf[content.clone()], peer.mtu, complete);
+        }
+        let packet = &buf[content.clone()];
         let partial = match trailer.flags.contains(data::TrailerFlags::CSUM_PARTIAL) {
             true => match packet::checksummed(packet) {
                 Some(layout) => Some(layout),

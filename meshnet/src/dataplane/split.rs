@@ -68,6 +68,46 @@ impl Split {
         })
     }
 
+    /// The same, with segments of at most `mtu` bytes: a TCP stream may be cut anywhere. `None` for UDP, whose datagrams
+    /// are what their sender made them, and when the headers alone are too long.
+    pub fn narrowed(&self, mtu: usize) -> Option<Split> {
+        if self.segment_len() <= mtu {
+            return Some(*self);
+        }
+        let size = mtu.checked_sub(self.layout.header_len).filter(|size| *size > 0)?;
+        (self.layout.transport == Transport::Tcp).then_some(Split { size: size.min(self.size), ..*self })
+    }
+
+    /// How to cut a single TCP segment into several of at most `mtu` bytes. `None` for other packets, for segments that
+    /// mean something as a whole (SYN, RST, urgent data), and where the checksum is wrong: it would be right afterwards.
+    pub fn of_segment(packet: &[u8], checksum: &Checksum, mtu: usize) -> Option<Split> {
+        const ALONE: u8 = 0x02 | 0x04 | 0x20;
+        let layout = Layout::of(packet).filter(|layout| layout.transport == Transport::Tcp)?;
+        let flags = packet[layout.network_len + TCP_FLAGS_AT];
+        let size = mtu.checked_sub(layout.header_len).filter(|size| *size > 0)?;
+        let is_right = match *checksum {
+            Checksum::Partial { start, offset } => {
+                usize::from(start) == layout.network_len
+                    && usize::from(offset) == layout.transport.checksum_at()
+            }
+            Checksum::Complete => {
+                let segment = &packet[layout.network_len..];
+                let pseudo = checksum::pseudo_header(layout.addresses(packet), 6, segment.len() as u16);
+                checksum::add(checksum::sum(segment), pseudo) == 0xffff
+            }
+        };
+        if flags & ALONE != 0 || packet.len() == layout.header_len || !is_right {
+            return None;
+        }
+        Some(Split {
+            layout,
+            size,
+            len: packet.len(),
+            identification: u16::from_be_bytes([packet[4], packet[5]]),
+            sequence: u32::from_be_bytes(*packet[layout.network_len + 4..].first_chunk()?),
+        })
+    }
+
     /// Number of segments; at least 1.
     pub fn count(&self) -> usize {
         (self.len - self.layout.header_len).div_ceil(self.size).max(1)

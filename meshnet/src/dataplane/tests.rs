@@ -141,7 +141,9 @@ fn send(snapshot: &Snapshot, packet: &[u8]) -> Result<Vec<u8>, Option<Drop>> {
     match Tx::new().process(snapshot, NOW, &mut buf, range, &Meta::PLAIN) {
         TxVerdict::Send { first, .. } => Ok(buf[first.range].to_vec()),
         TxVerdict::Drop(reason) => Err(Some(reason)),
-        TxVerdict::HandUp | TxVerdict::Cut(_) => Err(None),
+        TxVerdict::HandUp | TxVerdict::Cut(_) | TxVerdict::Fragment(_) | TxVerdict::TooBig { .. } => {
+            Err(None)
+        }
     }
 }
 
@@ -395,5 +397,126 @@ proptest! {
     #[test]
     fn no_packet_makes_the_sender_panic(bytes in prop::collection::vec(any::<u8>(), 1..200)) {
         let _ = send(&snapshot(0, None), &bytes);
+    }
+}
+
+/// A TCP packet over IPv4 with right checksums.
+fn tcp(len: usize, flags: u8, options: &[u8]) -> Vec<u8> {
+    let header_len = 40 + options.len();
+    let mut packet: Vec<u8> = (0..header_len + len).map(|at| at as u8).collect();
+    packet[..20].copy_from_slice(&[0x45, 0, 0, 0, 0, 7, 0x40, 0, 64, 6, 0, 0, 10, 9, 0, 0, 10, 9, 0, 0]);
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (overlay(0), overlay(1)) else { panic!("IPv4") };
+    packet[12..16].copy_from_slice(&source.octets());
+    packet[16..20].copy_from_slice(&destination.octets());
+    packet[2..4].copy_from_slice(&((header_len + len) as u16).to_be_bytes());
+    packet[32] = ((header_len - 20) / 4 << 4) as u8;
+    packet[33] = flags;
+    packet[40..header_len].copy_from_slice(options);
+    let pseudo = checksum::pseudo_header(&packet[12..20], 6, (header_len - 20 + len) as u16);
+    packet[36..38].copy_from_slice(&pseudo.to_be_bytes());
+    checksum::complete(&mut packet[20..], 16);
+    packet
+}
+
+/// Node 0 with a path of this MTU to node 1.
+fn narrow(mtu: u16) -> Snapshot {
+    let mut sender = snapshot(0, None);
+    let peer = sender.peers[1].as_ref().expect("a peer");
+    sender.peers[1] = Some(Arc::new(PeerTx {
+        member: peer.member,
+        sealer: peer.sealer.clone(),
+        primary: peer.primary.clone(),
+        duplicate: None,
+        mtu,
+        offload: false,
+        stats: peer.stats.clone(),
+    }));
+    sender
+}
+
+fn verdict(sender: &Snapshot, packet: &[u8]) -> (TxVerdict, Vec<u8>) {
+    let mut buf = vec![0; HEADROOM + packet.len() + TAILROOM];
+    let range = HEADROOM..HEADROOM + packet.len();
+    buf[range.clone()].copy_from_slice(packet);
+    (Tx::new().process(sender, NOW, &mut buf, range, &Meta::PLAIN), buf)
+}
+
+#[test]
+fn a_tcp_segment_that_is_too_long_is_cut_and_arrives_as_segments_with_right_checksums() {
+    const PSH_ACK: u8 = 0x18;
+    let packet = tcp(1400, PSH_ACK, &[]);
+    let (TxVerdict::Cut(mut cut), mut buf) = verdict(&narrow(1000), &packet) else { panic!("not cut") };
+    let room = buf.len();
+    buf.resize(room + 4000, 0);
+    let end = buf.len();
+    let (burst, _) = cut.seal(&mut buf, HEADROOM..HEADROOM + packet.len(), room..end).expect("sealed");
+    assert_eq!((burst.count, cut.left()), (2, 0));
+    let (mut rx, receiver) = (Rx::new(), snapshot(1, None));
+    let (mut payload, mut flags) = (Vec::new(), Vec::new());
+    for range in burst.datagrams() {
+        let (verdict, opened) = receive(&mut rx, &receiver, 0, &buf[range]);
+        let Verdict::Deliver { packet: at, .. } = verdict else { panic!("{verdict:?}") };
+        let segment = &opened[at];
+        assert!(segment.len() <= 1000);
+        let pseudo = checksum::pseudo_header(&segment[12..20], 6, (segment.len() - 20) as u16);
+        assert_eq!(checksum::add(checksum::sum(&segment[20..]), pseudo), 0xffff);
+        payload.extend_from_slice(&segment[40..]);
+        flags.push(segment[33]);
+    }
+    assert_eq!((payload, flags), (packet[40..].to_vec(), vec![0x10, PSH_ACK]));
+}
+
+#[test]
+fn a_damaged_segment_is_not_made_whole_by_cutting_it() {
+    let mut packet = tcp(1400, 0x10, &[]);
+    packet[700] ^= 1;
+    let (verdict, _) = verdict(&narrow(1000), &packet);
+    assert!(matches!(verdict, TxVerdict::TooBig { mtu: 1000 }), "{verdict:?}");
+}
+
+#[test]
+fn other_packets_that_are_too_long_are_cut_into_fragments_or_their_sender_is_told() {
+    let mut packet = udp(overlay(0), overlay(1), &[5; 1400]);
+    packet[6] |= 0x40;
+    let (told, _) = verdict(&narrow(1000), &packet);
+    assert!(matches!(told, TxVerdict::TooBig { mtu: 1000 }), "{told:?}");
+    packet[6] &= !0x40;
+    let (TxVerdict::Fragment(fragments), _) = verdict(&narrow(1000), &packet) else { panic!("not cut") };
+    assert_eq!(fragments.count(), 2);
+    for index in 0..2 {
+        let mut fragment = vec![0; fragments.len_of(index)];
+        fragments.write(&packet, index, &mut fragment);
+        assert!(matches!(verdict(&narrow(1000), &fragment).0, TxVerdict::Send { .. }));
+    }
+    assert!(matches!(verdict(&narrow(1428), &packet).0, TxVerdict::Send { .. }), "it just fits");
+}
+
+#[test]
+fn the_mss_is_clamped_on_the_way_out_and_on_the_way_in() {
+    let mss = |packet: &[u8]| u16::from_be_bytes([packet[42], packet[43]]);
+    let right = |packet: &[u8]| {
+        let pseudo = checksum::pseudo_header(&packet[12..20], 6, (packet.len() - 20) as u16);
+        checksum::add(checksum::sum(&packet[20..]), pseudo) == 0xffff
+    };
+    let syn = tcp(0, 0x02, &[2, 4, 0x23, 0x28]);
+    assert!(right(&syn));
+    for (out, back, expected) in [(1000, 9000, 960), (9000, 1200, 1160), (9100, 9100, 9000)] {
+        let datagram = send(&narrow(out), &syn).expect("sent");
+        let mut receiver = snapshot(1, None);
+        let peer = receiver.peers[0].as_ref().expect("a peer");
+        receiver.peers[0] = Some(Arc::new(PeerTx {
+            member: peer.member,
+            sealer: peer.sealer.clone(),
+            primary: peer.primary.clone(),
+            duplicate: None,
+            mtu: back,
+            offload: false,
+            stats: peer.stats.clone(),
+        }));
+        let (verdict, opened) = receive(&mut Rx::new(), &receiver, 0, &datagram);
+        let Verdict::Deliver { packet, .. } = verdict else { panic!("{verdict:?}") };
+        let packet = &opened[packet];
+        assert_eq!(mss(packet), expected);
+        assert!(right(packet));
     }
 }

@@ -4,16 +4,18 @@ mod cut;
 
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::Arc;
 
 use proto::data;
 use proto::id::{Counter, RelayLabel};
 use proto::lane::{LANES_MAX, Lane, Role};
 
+use super::fragment::Fragments;
 use super::meta::{Checksum, Meta, Segmentation};
 use super::packet::{self, Layout};
 use super::snapshot::{Carrier, MemberSlot, PeerTx, Snapshot};
 use super::split::Split;
-use super::{Drop, HEADROOM, TAILROOM, checksum, relay};
+use super::{Drop, HEADROOM, TAILROOM, checksum, mss, relay};
 use crate::crypto::{LaneSealer, Sealer};
 use crate::path::SocketId;
 use crate::time::Mono;
@@ -41,8 +43,15 @@ pub enum TxVerdict {
         /// The same sealed datagram on a second path, while the first is in doubt. It lies in the same buffer.
         second: Option<Outgoing>,
     },
-    /// It is a super-packet: seal its segments with [`Cut::seal`].
+    /// It is a super-packet, or a TCP segment that is too long for the path: seal its parts with [`Cut::seal`].
     Cut(Cut),
+    /// It is too long for the path, but may be cut: each fragment is then a packet for [`Tx::process`].
+    Fragment(Fragments),
+    /// It is too long for the path, and its sender has to be told.
+    TooBig {
+        /// What the path carries, in bytes.
+        mtu: u16,
+    },
     /// There is no session with the owner of the destination yet: the control plane queues it and makes one.
     HandUp,
     /// Dropped.
@@ -56,6 +65,8 @@ pub struct Tx {
     /// When traffic to a peer was last told to the control plane, by slot.
     told: Vec<Mono>,
     active: Option<MemberSlot>,
+    /// Of the last packet that was cut into IPv6 fragments.
+    identification: u32,
 }
 
 /// Traffic to a peer is told to the control plane at most this often, in microseconds.
@@ -104,11 +115,15 @@ impl Tx {
         self.note(slot, now);
         if meta.segmentation != Segmentation::None {
             return match Split::new(&buf[packet], meta) {
-                Some(split) => {
-                    Cut::new(peer.clone(), self.lane, split).map_or(TxVerdict::HandUp, TxVerdict::Cut)
-                }
+                Some(split) => self.cut(peer, split.narrowed(peer.mtu.into())),
                 None => TxVerdict::Drop(Drop::Malformed),
             };
+        }
+        if packet.len() > usize::from(peer.mtu) {
+            return self.too_long(peer, &mut buf[packet], meta);
+        }
+        if mss::is_syn(&buf[packet.clone()]) {
+            mss::clamp(&mut buf[packet.clone()], peer.mtu, meta.checksum == Checksum::Complete);
         }
         let flags = if peer.offload && may_leave_checksum(&buf[packet.clone()], meta) {
             data::TrailerFlags::CSUM_PARTIAL
@@ -131,6 +146,30 @@ impl Tx {
     /// packet: only the last one is remembered.
     pub fn poll_active(&mut self) -> Option<MemberSlot> {
         self.active.take()
+    }
+
+    /// Prepares to cut a packet; `None` is one that cannot be cut so that the path carries it.
+    fn cut(&self, peer: &Arc<PeerTx>, split: Option<Split>) -> TxVerdict {
+        match split {
+            Some(split) => Cut::new(peer.clone(), self.lane, split).map_or(TxVerdict::HandUp, TxVerdict::Cut),
+            None => TxVerdict::TooBig { mtu: peer.mtu },
+        }
+    }
+
+    /// A single packet that the path does not carry in one piece. TCP is cut into shorter segments, so that its sender
+    /// need not be told and loses no time; others into fragments where the sender does not forbid it.
+    #[cold]
+    fn too_long(&mut self, peer: &Arc<PeerTx>, packet: &mut [u8], meta: &Meta) -> TxVerdict {
+        let mtu = usize::from(peer.mtu);
+        if let Some(split) = Split::of_segment(packet, &meta.checksum, mtu) {
+            return self.cut(peer, Some(split));
+        }
+        self.identification = self.identification.wrapping_add(1);
+        match Fragments::new(packet, mtu, self.identification) {
+            Some(fragments) if complete(packet, meta) => TxVerdict::Fragment(fragments),
+            Some(_) => TxVerdict::Drop(Drop::Malformed),
+            None => TxVerdict::TooBig { mtu: peer.mtu },
+        }
     }
 
     fn note(&mut self, slot: MemberSlot, now: Mono) {

@@ -8,8 +8,13 @@ use proto::id::{MemberId, ReceiverIndex, RelayLabel};
 use proto::lane::Lane;
 
 use super::{Event, Node};
+use crate::dataplane::fragment::Fragments;
+use crate::dataplane::icmp::Error;
+use crate::dataplane::meta::Checksum;
+use crate::dataplane::mss;
 use crate::dataplane::snapshot::MemberSlot;
-use crate::dataplane::{Carrier, HEADROOM, PeerTx, TAILROOM, Via, tx};
+use crate::dataplane::split::{Fill, Split};
+use crate::dataplane::{Carrier, HEADROOM, PeerTx, TAILROOM, Via, checksum, tx};
 use crate::path::{Origin, PathId};
 use crate::time::Now;
 
@@ -185,11 +190,15 @@ impl Node {
     pub(super) fn flush_waiting(&mut self, now: Now, member: MemberId) {
         let Some(tx) = self.peer_tx(now, member) else { return };
         let Some(peer) = self.peers.get_mut(&member) else { return };
-        self.stats.packets_dropped += peer.expire_queue(now.mono);
+        let gone = peer.expire_queue(now.mono);
         let packets: Vec<Vec<u8>> = peer.queue.drain(..).map(|(_, packet)| packet).collect();
         let pings: Vec<u32> = peer.pings.drain(..).collect();
-        for packet in packets {
-            self.send_packet(&tx, &packet);
+        self.refuse(gone, Error::Unreachable);
+        for mut packet in packets {
+            match pieces(&mut packet, tx.mtu.into()) {
+                Some(pieces) => pieces.iter().for_each(|piece| self.send_packet(&tx, piece)),
+                None => self.refuse(vec![packet], Error::TooBig { mtu: tx.mtu }),
+            }
         }
         for id in pings {
             self.send_frames(now, member, None, &[Frame::Echo { id, sent_us: now.mono.0 }]);
@@ -333,4 +342,30 @@ impl Node {
             }
         }
     }
+}
+
+/// A packet that waited, with complete checksum, as packets of at most `mtu` bytes. `None` if it cannot be cut.
+fn pieces(packet: &mut [u8], mtu: usize) -> Option<Vec<Vec<u8>>> {
+    if packet.len() <= mtu {
+        if mss::is_syn(packet) {
+            mss::clamp(packet, u16::try_from(mtu).unwrap_or(u16::MAX), true);
+        }
+        return Some(vec![packet.to_vec()]);
+    }
+    if let Some(split) = Split::of_segment(packet, &Checksum::Complete, mtu) {
+        let segment = |index| {
+            let mut out = vec![0; split.len_of(index)];
+            split.write(packet, index, Fill::Complete, &mut out);
+            out
+        };
+        return Some((0..split.count()).map(segment).collect());
+    }
+    let identification = u32::from(checksum::sum(packet)) << 16 | packet.len() as u32;
+    let fragments = Fragments::new(packet, mtu, identification)?;
+    let fragment = |index| {
+        let mut out = vec![0; fragments.len_of(index)];
+        fragments.write(packet, index, &mut out);
+        out
+    };
+    Some((0..fragments.count()).map(fragment).collect())
 }

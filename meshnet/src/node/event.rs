@@ -77,6 +77,13 @@ pub enum Event {
     Snapshot(Arc<Snapshot>),
     /// The complete set of prefixes that lead into the overlay, beside the network of the node's own addresses.
     Routes(Vec<IpNet>),
+    /// A packet that was handed up cannot be sent: its sender should be told.
+    Undeliverable {
+        /// The inner packet.
+        packet: Vec<u8>,
+        /// What is wrong.
+        error: crate::dataplane::icmp::Error,
+    },
     /// Records, certificates, or key epochs changed: [`super::Node::export_cache`] should be saved soon.
     CacheChanged,
     /// Handshake timestamps up to this one (microseconds since the Unix epoch) may be used from now on; it must be on

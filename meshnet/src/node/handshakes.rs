@@ -13,6 +13,7 @@ use rand::Rng;
 
 use super::peer::Peer;
 use super::{Event, Node};
+use crate::dataplane::icmp::Error;
 use crate::dataplane::{Carrier, Via, tx};
 use crate::path::{IDLE_AFTER, PathId};
 use crate::session::{
@@ -44,18 +45,32 @@ impl Node {
         let Some(addresses) = crate::dataplane::packet::addresses(&packet) else { return };
         let owner = self.routing.fib.lookup(&addresses.destination).and_then(|slot| self.slots.member(slot));
         let Some(member) = owner.filter(|member| *member != self.me.member) else {
-            self.stats.packets_dropped += 1;
+            self.refuse(vec![packet], Error::NoRoute);
             return;
         };
         if self.want(now, member).is_none() {
-            self.stats.packets_dropped += 1;
+            self.refuse(vec![packet], Error::Unreachable);
             return;
         }
         self.note_traffic(now, member);
+        let unresponsive = self.peers.get(&member).is_some_and(|peer| peer.unresponsive(now.mono));
+        if unresponsive {
+            // It may answer yet, so the packet waits; but whoever sent it need not.
+            self.events.push_back(Event::Undeliverable { packet: packet.clone(), error: Error::Unreachable });
+        }
         if let Some(peer) = self.peers.get_mut(&member) {
-            self.stats.packets_dropped += peer.enqueue(now.mono, packet);
+            let gone = peer.enqueue(now.mono, packet);
+            self.refuse(gone, Error::Unreachable);
         }
         self.flush_waiting(now, member);
+    }
+
+    /// Counts packets that cannot be sent, and has their senders told.
+    pub(super) fn refuse(&mut self, packets: Vec<Vec<u8>>, error: Error) {
+        for packet in packets {
+            self.stats.packets_dropped += 1;
+            self.events.push_back(Event::Undeliverable { packet, error });
+        }
     }
 
     /// Traffic flows to or from a member.

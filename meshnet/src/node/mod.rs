@@ -46,6 +46,7 @@ pub use config::{NodeConfig, NodeError, OwnEpoch, Settings, Socket};
 pub use event::{Event, Inbound, JoinOrigin, Transmit};
 pub use view::{CurrentPath, NodeView, PeerState, PeerView, RouteView, Warning};
 
+use crate::dataplane::icmp::Error;
 use crate::dataplane::snapshot::MemberSlot;
 use crate::dataplane::{Notice, Via};
 use crate::membership::{IdentitySecret, Membership, SourceTable};
@@ -575,9 +576,9 @@ impl Node {
     }
 
     fn do_chores(&mut self, now: Now) {
-        for peer in self.peers.values_mut() {
-            self.stats.packets_dropped += peer.expire_queue(now.mono);
-        }
+        let gone: Vec<Vec<u8>> =
+            self.peers.values_mut().flat_map(|peer| peer.expire_queue(now.mono)).collect();
+        self.refuse(gone, Error::Unreachable);
         self.joins.expire(now.mono);
         self.choose_targets(now);
         self.refresh_all_paths(now);

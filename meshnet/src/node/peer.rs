@@ -109,22 +109,20 @@ impl Peer {
         self.unanswered >= 2 && !self.paths.any_alive(now)
     }
 
-    /// Queues a packet for when there is a session. Returns how many older ones had to go.
-    pub(super) fn enqueue(&mut self, now: Mono, packet: Vec<u8>) -> u64 {
-        let mut dropped = self.expire_queue(now);
+    /// Queues a packet for when there is a session. Returns those that had to go.
+    pub(super) fn enqueue(&mut self, now: Mono, packet: Vec<u8>) -> Vec<Vec<u8>> {
+        let mut gone = self.expire_queue(now);
         if self.queue.len() >= MAX_QUEUED_PACKETS {
-            self.queue.pop_front();
-            dropped += 1;
+            gone.extend(self.queue.pop_front().map(|(_, packet)| packet));
         }
         self.queue.push_back((now, packet));
-        dropped
+        gone
     }
 
-    /// Drops packets that waited too long. Returns how many.
-    pub(super) fn expire_queue(&mut self, now: Mono) -> u64 {
-        let before = self.queue.len();
-        self.queue.retain(|(at, _)| now.since(*at) < QUEUE_LIFE);
-        (before - self.queue.len()) as u64
+    /// Takes packets out of the queue that waited too long.
+    pub(super) fn expire_queue(&mut self, now: Mono) -> Vec<Vec<u8>> {
+        let expired = self.queue.iter().take_while(|(at, _)| now.since(*at) >= QUEUE_LIFE).count();
+        self.queue.drain(..expired).map(|(_, packet)| packet).collect()
     }
 
     /// Takes from the peer's allowance of control bytes; `false` when it has sent too much.

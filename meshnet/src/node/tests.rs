@@ -195,6 +195,7 @@ impl World {
                     Event::PeerUp { name, .. } => host.events.push(format!("{name} up")),
                     Event::PeerDown { name, .. } => host.events.push(format!("{name} down")),
                     Event::Pong { .. } => host.events.push("pong".into()),
+                    Event::Undeliverable { error, .. } => host.events.push(format!("{error:?}")),
                     Event::Routes(_) | Event::Join { .. } => {}
                 }
                 continue;
@@ -305,7 +306,9 @@ impl World {
                     node.handle_inbound(self.now, Inbound::Packet(packet));
                 }
             }
-            TxVerdict::Cut(_) => unreachable!("packets are plain"),
+            TxVerdict::Cut(_) | TxVerdict::Fragment(_) | TxVerdict::TooBig { .. } => {
+                unreachable!("packets are plain and short")
+            }
             TxVerdict::Drop(reason) => panic!("dropped: {reason:?}"),
         }
         if let (Some(slot), Some(node)) = (active, &mut self.hosts[from].node) {

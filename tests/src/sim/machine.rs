@@ -208,7 +208,16 @@ impl Machine {
         match running.tx.process(&running.snapshot, now.mono, &mut buf, inner, &Meta::PLAIN) {
             TxVerdict::Send { first, second } => outputs.extend(datagrams(&buf, first, second)),
             TxVerdict::HandUp => running.node.handle_inbound(now, Inbound::Packet(packet.to_vec())),
-            TxVerdict::Cut(_) => unreachable!("packets are plain"),
+            TxVerdict::Cut(_) => unreachable!("packets are plain, and no TCP"),
+            TxVerdict::Fragment(fragments) => {
+                for index in 0..fragments.count() {
+                    let mut fragment = vec![0; fragments.len_of(index)];
+                    fragments.write(packet, index, &mut fragment);
+                    outputs.extend(self.send(now_us, &fragment));
+                }
+                return outputs;
+            }
+            TxVerdict::TooBig { mtu } => outputs.push(Output::Note(format!("too big: more than {mtu}"))),
             TxVerdict::Drop(reason) => outputs.push(Output::Note(format!("refuses: {}", reason.name()))),
         }
         if let Some(slot) = running.tx.poll_active() {
@@ -278,6 +287,7 @@ impl Machine {
                     outputs.push(Output::Note(format!("path to {name}: {path:?}")));
                 }
                 Event::Routes(prefixes) => outputs.push(Output::Note(format!("routes: {prefixes:?}"))),
+                Event::Undeliverable { error, .. } => outputs.push(Output::Note(format!("{error:?}"))),
                 Event::Join { .. } | Event::Pong { .. } => {}
             }
         }

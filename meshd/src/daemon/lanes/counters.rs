@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use meshnet::dataplane::{DROP_REASONS, Drop};
 
+use super::answers::AnswerCounters;
+
 /// Counters of all lanes. All only grow.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -35,6 +37,7 @@ pub struct Counters {
     pub no_socket: AtomicU64,
     /// Failed calls to receive or wait.
     pub receive_errors: AtomicU64,
+    pub(super) answers: AnswerCounters,
     tx_drops: Drops,
     rx_drops: Drops,
 }
@@ -85,6 +88,7 @@ impl Counters {
         ]
         .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
         .into_iter()
+        .chain(self.answers.both())
     }
 
     pub(super) fn drop_tx(&self, reason: Drop) {

@@ -10,6 +10,7 @@
 //! They are plain threads without locks. Nothing is allocated per packet, except for what goes to the control plane.
 //! The control plane publishes a [`Snapshot`], which the threads look at once per batch.
 
+mod answers;
 mod counters;
 mod outbox;
 mod report;
@@ -22,22 +23,24 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
-use meshnet::dataplane::Snapshot;
+use meshnet::dataplane::{Snapshot, icmp};
 use meshnet::io::tun::Device;
 use meshnet::io::udp::{MtuDiscovery, Sent, Socket, Transmit};
 use meshnet::io::wake::{MAX_SOURCES, Wake};
 use meshnet::node;
 use meshnet::path::mtu::BASE;
+use meshnet::time::Mono;
 use tokio::sync::mpsc;
 
 pub use counters::Counters;
 pub use report::{CHANNEL_LEN, Report};
 
+use answers::Answers;
 use report::Reporter;
 use sources::Sources;
 
@@ -51,6 +54,8 @@ pub type Sockets = Vec<Arc<Socket>>;
 pub struct Lanes {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    /// For what the control plane gives up.
+    answers: Mutex<Answers>,
 }
 
 /// What all threads have in common.
@@ -92,7 +97,8 @@ impl Lanes {
             counters: Counters::default(),
             reporter: Reporter::new(to_control),
         });
-        let mut lanes = Lanes { shared, threads: Vec::new() };
+        let answers = Mutex::new(Answers::new(queues[0].clone()));
+        let mut lanes = Lanes { shared, threads: Vec::new(), answers };
         let receiver = rx::Receiver::new(lanes.shared.clone(), queues[0].clone());
         lanes.spawn("mesh-rx", move || receiver.run())?;
         for (number, queue) in queues.iter().enumerate() {
@@ -124,6 +130,12 @@ impl Lanes {
             tracing::warn!(%error, "the kernel goes on fragmenting");
         }
         sent
+    }
+
+    /// Tells the sender of a packet that waited in vain what is wrong.
+    pub fn refuse(&self, now: Mono, packet: &[u8], error: icmp::Error) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.answer(&self.shared.counters.answers, now, packet, error);
     }
 
     /// Replaces the sockets, as after a change of the configuration. Sessions go on.

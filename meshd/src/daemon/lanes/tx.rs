@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
+use meshnet::dataplane::fragment::Fragments;
+use meshnet::dataplane::icmp::Error;
 use meshnet::dataplane::meta::Meta;
 use meshnet::dataplane::split::{Fill, Split};
 use meshnet::dataplane::{Cut, Drop as Reason, HEADROOM, Snapshot, TAILROOM, Tx, TxVerdict, tx};
@@ -16,6 +18,7 @@ use meshnet::node::Inbound;
 use meshnet::time::Mono;
 
 use super::Shared;
+use super::answers::Answers;
 use super::counters::add;
 use super::outbox::Outbox;
 use super::report::Report;
@@ -47,6 +50,7 @@ pub(super) struct Sender {
     snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     tx: Tx,
     outbox: Outbox,
+    answers: Answers,
     arena: Box<[u8]>,
     /// Which of the wake-ups is ours.
     wake: usize,
@@ -66,12 +70,14 @@ enum Drained {
 impl Sender {
     pub(super) fn new(shared: Arc<Shared>, device: Arc<dyn Device>, number: usize) -> Sender {
         let snapshot = Cache::new(shared.snapshot.clone());
+        let answers = Answers::new(device.clone());
         Sender {
             shared,
             device,
             snapshot,
             tx: Tx::new(),
             outbox: Outbox::new(),
+            answers,
             arena: vec![0; ARENA_BYTES].into_boxed_slice(),
             wake: number + 1,
         }
@@ -157,6 +163,9 @@ impl Sender {
                 }
             }
             TxVerdict::Cut(cut) => free = self.cut(cut, inner, free),
+            TxVerdict::Fragment(fragments) => free = self.fragment(now, &fragments, inner, free),
+            TxVerdict::TooBig { mtu } => self.refuse(now, inner, Reason::TooBig, Error::TooBig { mtu }),
+            TxVerdict::Drop(Reason::NoRoute) => self.refuse(now, inner, Reason::NoRoute, Error::NoRoute),
             TxVerdict::HandUp => self.hand_up(inner, meta),
             TxVerdict::Drop(reason) => self.shared.counters.drop_tx(reason),
         }
@@ -188,6 +197,29 @@ impl Sender {
             }
         }
         next.next_multiple_of(ALIGNMENT)
+    }
+
+    /// Cuts the packet in `inner` into fragments behind it, from `free` on, and sends each.
+    fn fragment(&mut self, now: Mono, fragments: &Fragments, inner: Range<usize>, free: usize) -> usize {
+        let mut next = free;
+        for index in 0..fragments.count() {
+            let len = fragments.len_of(index);
+            if ARENA_BYTES - next < HEADROOM + len + TAILROOM + ALIGNMENT {
+                self.flush();
+                next = free;
+            }
+            let (front, back) = self.arena.split_at_mut(next);
+            fragments.write(&front[inner.clone()], index, &mut back[HEADROOM..HEADROOM + len]);
+            next = self.packet(now, next + HEADROOM..next + HEADROOM + len, &Meta::PLAIN);
+        }
+        next
+    }
+
+    /// Drops a packet, and tells its sender why.
+    #[cold]
+    fn refuse(&mut self, now: Mono, packet: Range<usize>, reason: Reason, error: Error) {
+        self.shared.counters.drop_tx(reason);
+        self.answers.answer(&self.shared.counters.answers, now, &self.arena[packet], error);
     }
 
     /// Gives a packet to the control plane, which makes a session. What waits there is plain packets.
