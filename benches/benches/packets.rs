@@ -120,6 +120,7 @@ fn snapshot(at: usize, relayed: bool) -> Snapshot {
         sources: Arc::new(sources.build()),
         local: LocalPrefixes::new(vec![overlay(at)], Vec::new()),
         relay: (at == RELAY).then_some(table),
+        ..Snapshot::default()
     }
 }
 

@@ -195,6 +195,13 @@ impl FlowReport {
         self.longest_gap().map_or(0, |gap| gap.length_ms)
     }
 
+    /// The longest gap that ended after `event`; zero when there was none.
+    pub fn gap_since(&self, event: Instant) -> Duration {
+        let event_ms = event.saturating_duration_since(self.start).as_millis() as u64;
+        let later = self.gaps.iter().filter(|gap| gap.at_ms + gap.length_ms >= event_ms);
+        Duration::from_millis(later.map(|gap| gap.length_ms).max().unwrap_or(0))
+    }
+
     /// How long after `event` the flow was whole again: from the event to the arrival of the first packet that was
     /// sent after the last loss. Zero when nothing sent after the event was lost, `None` when the flow never came back.
     pub fn recovery(&self, event: Instant) -> Option<Duration> {

@@ -1,13 +1,9 @@
-//! Nodes without a way between them talk through relays, which cannot read, and may die.
+//! Nodes without a way between them talk through relays, which cannot read.
 
-use meshnet_tests::net::{self, Split, done, figure, flow, iperf, let_send, overlay, wait_for_arrivals};
+use meshnet_tests::net::{self, Split, done, figure, flow, iperf, overlay, wait_for_arrivals};
 use netlab::mesh::PathStatus;
-use netlab::{Flow, ping};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-
-/// How soon traffic must go on after a relay dies.
-const RECOVERY_LIMIT: Duration = Duration::from_secs(3);
 
 /// What is looked for in captures: long enough to be in no other packet by chance.
 const PLAINTEXT: &[u8] = b"the relay must not read this sentence";
@@ -55,30 +51,6 @@ fn concerns(packet: &[u8], split: &Split) -> bool {
 }
 
 #[test]
-fn traffic_goes_on_when_the_relay_in_use_is_killed() {
-    let mut split = Split::new(2);
-    let used = split.relay_in_use();
-    let flows = Flows::start(&split);
-    let killed_at = Instant::now();
-    split.relays[used].kill();
-    flows.must_recover("relay killed", killed_at);
-    assert_ne!(split.relay_in_use(), used);
-}
-
-#[test]
-fn traffic_goes_on_when_the_relay_in_use_falls_silent() {
-    let split = Split::new(2);
-    let used = split.relay_in_use();
-    let flows = Flows::start(&split);
-    let silenced_at = Instant::now();
-    for port in &split.relay_ports[used] {
-        done(port.silence());
-    }
-    flows.must_recover("relay silenced", silenced_at);
-    assert_ne!(split.relay_in_use(), used);
-}
-
-#[test]
 fn of_several_relays_the_better_one_is_used_and_changing_over_loses_nothing() {
     let (far, near) = (Duration::from_millis(30), Duration::from_millis(5));
     let split = Split::with_delays(&[far, near]);
@@ -93,50 +65,6 @@ fn of_several_relays_the_better_one_is_used_and_changing_over_loses_nothing() {
     figure("flow while the better relay is found", &report);
     assert_eq!(report.lost, 0, "{report}");
     assert!(report.delay.p50_us < 25_000, "the last of it went over the near relay: {report}");
-}
-
-/// Numbered flows of 1,000/s both ways between `a` and `b`.
-struct Flows([(&'static str, Flow); 2]);
-
-impl Flows {
-    fn start(split: &Split) -> Flows {
-        let flows = [("a to b", flow(&split.a, &split.b, 1000)), ("b to a", flow(&split.b, &split.a, 1000))];
-        flows.iter().for_each(|(_, flow)| wait_for_arrivals(flow, 500));
-        Flows(flows)
-    }
-
-    fn must_recover(self, event: &str, at: Instant) {
-        let_send(&self.0[0].1, 6000);
-        for (name, flow) in self.0 {
-            let report = done(flow.stop());
-            let recovery = report.recovery(at);
-            figure(&format!("{event}, {name}, 1,000/s"), format!("{report}, back after {recovery:?}"));
-            assert!(recovery.is_some_and(|time| time <= RECOVERY_LIMIT), "{report}: {recovery:?}");
-        }
-    }
-}
-
-#[test]
-fn none_of_the_first_packets_between_strangers_is_lost() {
-    let split = Split::quiet(&[Duration::ZERO]);
-    // They must know how to reach each other, and nothing more.
-    let prefix = format!("{}/32", overlay(&split.b));
-    done(netlab::wait::until("a route to b", net::SETTLE, || {
-        let routes = done(split.a.ok(&["routes"]));
-        let leads_there = |line: &str| line.contains(&prefix) && line.ends_with("used");
-        if routes.lines().any(leads_there) { Ok(()) } else { Err(routes) }
-    }));
-    let to = overlay(&split.b);
-    let limit = Duration::from_secs(3);
-    let answers = done(done(split.a.machine().enter(|| ping::burst(to, 5, limit))));
-    figure("five packets at once between strangers, ms", times(&answers));
-    assert!(answers.iter().all(Option::is_some), "{answers:?}");
-}
-
-fn times(answers: &[Option<Duration>]) -> String {
-    let words =
-        answers.iter().map(|it| it.map_or("lost".to_owned(), |it| format!("{:.1}", it.as_secs_f64() * 1e3)));
-    words.collect::<Vec<_>>().join(" ")
 }
 
 #[test]

@@ -69,6 +69,8 @@ pub(super) struct Service {
     pub(super) pings: Pings,
     /// Routes that the kernel has not got yet.
     routes: Option<Vec<IpNet>>,
+    /// The last request to send again that the sending threads were woken for.
+    resent: u64,
 }
 
 /// What woke the loop.
@@ -86,7 +88,7 @@ enum Wake {
 
 impl Service {
     pub(super) fn new(parts: Parts) -> Service {
-        Service { parts, started: clock::mono(), pings: Pings::default(), routes: None }
+        Service { parts, started: clock::mono(), pings: Pings::default(), routes: None, resent: 0 }
     }
 
     /// Runs until a signal ends it.
@@ -218,7 +220,13 @@ impl Service {
 
     fn take_event(&mut self, now: Now, event: Event) {
         match event {
-            Event::Snapshot(snapshot) => self.parts.snapshot.store(snapshot),
+            Event::Snapshot(snapshot) => {
+                let resend = snapshot.resend.number;
+                self.parts.snapshot.store(snapshot);
+                if resend > std::mem::replace(&mut self.resent, resend) {
+                    self.parts.lanes.wake_senders();
+                }
+            }
             Event::Routes(prefixes) => self.routes = Some(prefixes),
             Event::Undeliverable { packet, error } => self.parts.lanes.refuse(now.mono, &packet, error),
             Event::CacheChanged => self.parts.store.cache_changed(),

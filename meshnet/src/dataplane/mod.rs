@@ -19,6 +19,9 @@
 //!
 //! What is longer than the path carries is cut: TCP into shorter segments, other packets into fragments ([`fragment`]) if
 //! they allow it. Else their sender is told ([`icmp`]).
+//!
+//! While a path is in doubt everything leaves on a second one too. If both go through relays, their headers do not fit
+//! before one body, and the second gets a copy of it.
 
 pub mod checksum;
 pub mod fragment;
@@ -27,6 +30,7 @@ pub mod merge;
 pub mod meta;
 pub mod mss;
 pub mod packet;
+mod recent;
 pub mod relay;
 pub mod rx;
 pub mod snapshot;

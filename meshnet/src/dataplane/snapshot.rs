@@ -47,6 +47,18 @@ pub struct Snapshot {
     pub local: LocalPrefixes,
     /// Present when this node relays.
     pub relay: Option<RelayTable>,
+    /// Peers whose relay was reported gone lately.
+    pub resend: Resend,
+}
+
+/// Peers to send once more what was sent to them lately, each with a number; numbers only grow, so that a sender knows
+/// what it has done already.
+#[derive(Clone, Default, Debug)]
+pub struct Resend {
+    /// The highest number so far; 0 before the first one.
+    pub number: u64,
+    /// The peers, by number, oldest first.
+    pub peers: Arc<[(u64, MemberSlot)]>,
 }
 
 impl Snapshot {

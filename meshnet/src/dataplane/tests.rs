@@ -102,6 +102,7 @@ fn snapshot(at: usize, relayed: Option<RelayLabel>) -> Snapshot {
         sources: Arc::new(sources.build()),
         local: LocalPrefixes::new(vec![overlay(at)], Vec::new()),
         relay: (at == RELAY).then(|| relay_table(&to_relay)),
+        ..Snapshot::default()
     }
 }
 

@@ -13,6 +13,7 @@ use proto::lane::{LANES_MAX, Lane, Role};
 use super::fragment::Fragments;
 use super::meta::{Checksum, Meta, Segmentation};
 use super::packet::{self, Layout};
+use super::recent::Recent;
 use super::snapshot::{Carrier, MemberSlot, PeerTx, Snapshot};
 use super::split::Split;
 use super::{Drop, HEADROOM, TAILROOM, checksum, mss, relay};
@@ -40,7 +41,8 @@ pub enum TxVerdict {
     Send {
         /// On the chosen path.
         first: Outgoing,
-        /// The same sealed datagram on a second path, while the first is in doubt. It lies in the same buffer.
+        /// The same sealed datagram on a second path, while the first is in doubt. It lies in the same buffer: in the
+        /// same place, or, if both paths are relayed, behind the first.
         second: Option<Outgoing>,
     },
     /// It is a super-packet, or a TCP segment that is too long for the path: seal its parts with [`Cut::seal`].
@@ -67,6 +69,9 @@ pub struct Tx {
     active: Option<MemberSlot>,
     /// Of the last packet that was cut into IPv6 fragments.
     identification: u32,
+    recent: Recent,
+    /// The last of [`Snapshot::resend`] that was dealt with.
+    resent: u64,
 }
 
 /// Traffic to a peer is told to the control plane at most this often, in microseconds.
@@ -89,8 +94,8 @@ impl Tx {
 
     /// Seals the packet in `buf[packet]`, about which the device said `meta`; or prepares to cut it.
     ///
-    /// There must be [`HEADROOM`] bytes before and [`TAILROOM`] bytes after it. A packet that is handed up may still need
-    /// [`complete`].
+    /// There must be [`HEADROOM`] bytes before and [`TAILROOM`] bytes after it, and as much again as all that is written
+    /// to if it leaves through two relays. A packet that is handed up may still need [`complete`].
     pub fn process(
         &mut self,
         snapshot: &Snapshot,
@@ -136,6 +141,10 @@ impl Tx {
             Some((first, second)) => {
                 peer.stats.sent(1, packet.len());
                 peer.stats.note_len(packet.len());
+                if second.is_none() && matches!(peer.primary, Carrier::Relayed { .. }) {
+                    let sealed = packet.start - data::HEADER_LEN..packet.end + TAILROOM;
+                    self.recent.keep(slot, now, &buf[sealed]);
+                }
                 TxVerdict::Send { first, second }
             }
             None => TxVerdict::HandUp,
@@ -170,6 +179,41 @@ impl Tx {
             Some(_) => TxVerdict::Drop(Drop::Malformed),
             None => TxVerdict::TooBig { mtu: peer.mtu },
         }
+    }
+
+    /// What to send once more because the relay that had it is gone, over the path that replaces it; call it when there is
+    /// a new snapshot. Each datagram is written to `buf` and given to `send`; how many there were.
+    pub fn resend(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Mono,
+        buf: &mut [u8],
+        mut send: impl FnMut(&[u8], Outgoing),
+    ) -> usize {
+        let mut count = 0;
+        for (number, slot) in snapshot.resend.peers.iter() {
+            if *number <= self.resent {
+                continue;
+            }
+            let Some(peer) = snapshot.peer(*slot) else { continue };
+            let carrier = peer.duplicate.as_ref().unwrap_or(&peer.primary);
+            for datagram in self.recent.of(*slot, now) {
+                let sealed = HEADROOM..HEADROOM + datagram.len();
+                let Some(place) = buf.get_mut(sealed.clone()) else { continue };
+                place.copy_from_slice(datagram);
+                if let Some(outgoing) = address(carrier, self.lane.role(), buf, sealed) {
+                    send(buf, outgoing);
+                    count += 1;
+                }
+            }
+        }
+        self.resent = snapshot.resend.number;
+        count
+    }
+
+    /// Whether [`Tx::resend`] has something to do.
+    pub fn has_resend(&self, snapshot: &Snapshot) -> bool {
+        snapshot.resend.number > self.resent
     }
 
     fn note(&mut self, slot: MemberSlot, now: Mono) {
@@ -222,17 +266,29 @@ pub fn seal(
     trailer.write(&mut buf[inner.end..inner.end + data::TRAILER_LEN]);
     sealer.seal_in_place(counter, &mut buf[start..end]);
     let first = address(&peer.primary, lane.role(), buf, start..end)?;
-    // Two relay headers do not fit before one body; the control plane gives at most one of the two as relayed.
-    let both_relayed = first.range.start != start && matches!(peer.duplicate, Some(Carrier::Relayed { .. }));
-    let second = match &peer.duplicate {
-        Some(carrier) if !both_relayed => address(carrier, lane.role(), buf, start..end),
-        _ => None,
+    let second = match (&peer.primary, &peer.duplicate) {
+        (_, None) => None,
+        (Carrier::Relayed { .. }, Some(carrier @ Carrier::Relayed { .. })) => {
+            address_copy(carrier, lane.role(), buf, start..end)
+        }
+        (_, Some(carrier)) => address(carrier, lane.role(), buf, start..end),
     };
     Some((first, second))
 }
 
 fn header(sealer: &LaneSealer, counter: Counter) -> data::Header {
     data::Header { lane: sealer.lane().to_wire(), receiver: sealer.remote_index(), counter }
+}
+
+/// Addresses a copy of `buf[sealed]` behind it. `None` when there is no room.
+fn address_copy(carrier: &Carrier, role: Role, buf: &mut [u8], sealed: Range<usize>) -> Option<Outgoing> {
+    let start = sealed.end + HEADROOM - data::HEADER_LEN;
+    let copy = start..start + sealed.len();
+    if copy.end > buf.len() {
+        return None;
+    }
+    buf.copy_within(sealed, copy.start);
+    address(carrier, role, buf, copy)
 }
 
 /// Puts what `carrier` needs before the sealed datagram in `buf[sealed]`, on behalf of `role`.

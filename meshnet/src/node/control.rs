@@ -206,7 +206,9 @@ impl Node {
     }
 
     fn send_packet(&mut self, tx: &PeerTx, packet: &[u8]) {
-        let mut buf = vec![0; HEADROOM + packet.len() + TAILROOM];
+        // A second path may need a copy behind the first.
+        let copies = if tx.duplicate.is_some() { 2 } else { 1 };
+        let mut buf = vec![0; copies * (HEADROOM + packet.len() + TAILROOM)];
         let inner = HEADROOM..HEADROOM + packet.len();
         buf[inner.clone()].copy_from_slice(packet);
         let Some((first, second)) = tx::seal(tx, Lane::CONTROL, &mut buf, inner, TrailerFlags::empty())

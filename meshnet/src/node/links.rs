@@ -94,7 +94,7 @@ impl Node {
         let dropped: Vec<MemberId> = self.targets.difference(&targets).copied().collect();
         self.targets = targets;
         for member in dropped {
-            let keep = self.is_adjacency(member);
+            let keep = self.is_kept(now, member);
             if let Some(peer) = self.peers.get_mut(&member) {
                 peer.paths.set_keep(keep);
             }
@@ -119,14 +119,22 @@ impl Node {
         self.targets.contains(&member) || (we_relay() && lists_us())
     }
 
+    /// Whether the paths to a member are looked after though no traffic flows: those to neighbours, and those to an owner
+    /// of subnets that does not answer, who is to have its traffic back when it does.
+    pub(super) fn is_kept(&self, now: Now, member: MemberId) -> bool {
+        let owns = || self.lsdb.get(member).is_some_and(|entry| !entry.record().subnets.is_empty());
+        let lost = || self.peers.get(&member).is_some_and(|peer| peer.unresponsive(now.mono));
+        self.is_adjacency(member) || (owns() && lost())
+    }
+
     /// Links to announce: adjacencies with a direct path that is alive.
     pub(super) fn own_links(&mut self, now: Now) -> Vec<Link> {
         let mut links = Vec::new();
         let members: Vec<MemberId> = self.peers.keys().copied().collect();
         for member in members {
-            let adjacent = self.is_adjacency(member);
+            let (adjacent, keep) = (self.is_adjacency(member), self.is_kept(now, member));
             let Some(peer) = self.peers.get_mut(&member) else { continue };
-            peer.paths.set_keep(adjacent);
+            peer.paths.set_keep(keep);
             if !adjacent || !peer.up || links.len() >= MAX_OWN_LINKS {
                 continue;
             }

@@ -16,6 +16,7 @@
 //! | `mtu` | how long packets to a peer may be |
 //! | `join` | passing join datagrams between joiner and inviter |
 //! | `publish` | routes, and the data plane's snapshot |
+//! | `resend` | which peers get once more what their relay lost |
 //! | `status` | what people and scripts see |
 
 pub mod config;
@@ -28,6 +29,7 @@ mod links;
 mod mtu;
 mod peer;
 mod publish;
+mod resend;
 mod status;
 pub mod view;
 
@@ -102,6 +104,7 @@ pub struct Node {
     routing: Routing,
     gossip: gossip::Gossip,
     dirty: Dirty,
+    resend: resend::Requests,
     chores_at: Mono,
     reserved_us: u64,
     next_ping: u32,
@@ -282,6 +285,7 @@ impl Node {
                 prefixes: Vec::new(),
             },
             gossip: gossip::Gossip::default(),
+            resend: resend::Requests::default(),
             dirty: Dirty { record: true, snapshot: true, ..Dirty::default() },
             chores_at: now.mono,
             reserved_us: config.timestamp_floor_us,
@@ -322,7 +326,8 @@ impl Node {
     }
 
     /// The operating system reports that datagrams to `remote` do not arrive (an ICMP error, a missing route). It is a
-    /// hint that anybody can forge: the paths over it are probed at once, and meanwhile their traffic also goes elsewhere.
+    /// hint that anybody can forge: the paths over it are probed at once, meanwhile their traffic also goes elsewhere, and
+    /// what was sent through it lately goes there once more.
     pub fn handle_unreachable(&mut self, now: Now, remote: SocketAddr) {
         let mut doubted: Vec<(MemberId, PathId)> = Vec::new();
         for peer in self.peers.values() {
@@ -334,7 +339,11 @@ impl Node {
             );
         }
         for (member, path) in doubted {
-            if self.peers.get_mut(&member).is_some_and(|peer| peer.paths.doubt(now.mono, &path)) {
+            let Some(peer) = self.peers.get_mut(&member) else { continue };
+            if peer.paths.doubt(now.mono, &path) {
+                if peer.selection.primary == Some(path) && !path.is_direct() {
+                    self.resend.ask(now.mono, peer.slot);
+                }
                 self.send_probes(now, member);
                 self.dirty.peers.insert(member);
             }
@@ -506,6 +515,16 @@ impl Node {
         let is_link = peer.up && peer.paths.direct_alive(now.mono);
         if was_link != is_link {
             self.dirty_record_for(member, is_link);
+        }
+        let Some(peer) = self.peers.get_mut(&member) else { return };
+        let answers = !peer.unresponsive(now.mono);
+        if std::mem::replace(&mut peer.answers, answers) != answers {
+            // Other owners take its subnets over, or it takes them back.
+            let keep = self.is_kept(now, member);
+            if let Some(peer) = self.peers.get_mut(&member) {
+                peer.paths.set_keep(keep);
+            }
+            self.routing.timer.changed(now.mono);
         }
         let Some(peer) = self.peers.get_mut(&member) else { return };
         let unchanged = selection == peer.selection;

@@ -41,6 +41,8 @@ pub(super) struct Peer {
     pub(super) knows_us: bool,
     /// Inits sent since it last answered anything.
     pub(super) unanswered: u32,
+    /// Whether it answered when its paths were looked at last: others may take over its subnets.
+    pub(super) answers: bool,
     /// Its boot and version, from its greeting.
     pub(super) hello: Option<(BootEpoch, String)>,
     /// Where it last said that it can be reached.
@@ -90,6 +92,7 @@ impl Peer {
             up: false,
             knows_us: false,
             unanswered: 0,
+            answers: true,
             hello: None,
             candidates: Vec::new(),
             labels: BTreeMap::new(),
@@ -104,9 +107,9 @@ impl Peer {
         }
     }
 
-    /// It does not answer, and no path to it is alive.
+    /// It does not answer: no path to it is alive, though there was one, or though it was asked for a session twice.
     pub(super) fn unresponsive(&self, now: Mono) -> bool {
-        self.unanswered >= 2 && !self.paths.any_alive(now)
+        (self.up || self.unanswered >= 2) && !self.paths.any_alive(now)
     }
 
     /// Queues a packet for when there is a session. Returns those that had to go.

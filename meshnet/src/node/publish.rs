@@ -9,9 +9,7 @@ use proto::key_epoch::Capabilities;
 
 use super::{Event, Node};
 use crate::dataplane::snapshot::{MemberSlot, Receivers};
-use crate::dataplane::{
-    Carrier, DEFAULT_MTU, LocalPrefixes, PeerTx, Receiver, RelayHop, RelayTable, Snapshot,
-};
+use crate::dataplane::{DEFAULT_MTU, LocalPrefixes, PeerTx, Receiver, RelayHop, RelayTable, Snapshot};
 use crate::membership::SourceTableBuilder;
 use crate::path::PathId;
 use crate::route::spf::MAX_RELAYS;
@@ -124,6 +122,7 @@ impl Node {
             sources: self.routing.sources.clone(),
             local: LocalPrefixes::new(addresses, subnets),
             relay: self.relays_now(now).then(|| self.relay_table(now)),
+            resend: self.resend.current(),
         };
         self.events.push_back(Event::Snapshot(Arc::new(snapshot)));
     }
@@ -137,8 +136,6 @@ impl Node {
         let (primary, duplicate) = match (primary, duplicate) {
             // A chosen path whose relay is gone: the other one alone.
             (None, Some(other)) => (other, None),
-            // Two relay headers do not fit before one body. While the chosen relay is in doubt, the other one carries.
-            (Some(Carrier::Relayed { .. }), Some(other @ Carrier::Relayed { .. })) => (other, None),
             (Some(primary), duplicate) => (primary, duplicate),
             (None, None) => return None,
         };

@@ -436,6 +436,9 @@ impl PathSet {
             return false;
         };
         path.doubt(now);
+        if self.primary == Some(*id) {
+            self.ask_others(now);
+        }
         true
     }
 
@@ -459,6 +462,7 @@ impl PathSet {
         }
         let warm = self.warm(now);
         let active = self.is_active(now);
+        let in_doubt = active && self.primary.is_some() && !self.primary_is_trusted(now);
         let (&id, _) = self.paths.iter().find(|(_, path)| path.next_probe <= now)?;
         let primary = self.primary == Some(id);
         let path = self.paths.get_mut(&id)?;
@@ -466,7 +470,7 @@ impl PathSet {
             path.tries += 1;
             let wait = candidate_wait(path.tries);
             if path.proven && active { wait.min(PROBE_DEAD) } else { wait }
-        } else if (primary && active) || path.misses > 0 {
+        } else if (primary && active) || path.misses > 0 || in_doubt {
             PROBE_ACTIVE
         } else if warm == Some(id) && active {
             PROBE_WARM
@@ -659,6 +663,27 @@ impl PathSet {
     }
 
     fn count_misses(&mut self, now: Mono) {
+        let trusted = self.primary_is_trusted(now);
+        self.count_each_miss(now);
+        if trusted && !self.primary_is_trusted(now) {
+            self.ask_others(now);
+        }
+    }
+
+    fn primary_is_trusted(&self, now: Mono) -> bool {
+        self.primary.and_then(|id| self.paths.get(&id)).is_some_and(|path| !path.suspect(now))
+    }
+
+    /// The path in use is in doubt: whether the others work has to be known by the time that it is dead.
+    fn ask_others(&mut self, now: Mono) {
+        for (id, path) in &mut self.paths {
+            if self.primary != Some(*id) && path.alive(now) {
+                path.next_probe = path.next_probe.min(now);
+            }
+        }
+    }
+
+    fn count_each_miss(&mut self, now: Mono) {
         for path in self.paths.values_mut() {
             let patience = path.patience();
             let mut missed = 0;

@@ -6,10 +6,12 @@
 mod figures;
 mod iperf;
 mod transfer;
+mod trials;
 
 pub use figures::{figure, limit};
 pub use iperf::{Throughput, iperf};
 pub use transfer::transfer;
+pub use trials::{Cost, Costs, timed, trials};
 
 use netlab::flow::{Flow, FlowShape};
 use netlab::mesh::Member;

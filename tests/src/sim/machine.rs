@@ -23,6 +23,9 @@ use rand::rngs::StdRng;
 /// The wall clock at the beginning of virtual time: some day in 2026.
 pub const START: UnixMs = UnixMs(1_780_000_000_000);
 
+/// Room for one datagram that is sent once more.
+const RESEND_BYTES: usize = 2048;
+
 /// The daemon saves its cache this long after it changed.
 const SAVE_AFTER_US: u64 = 500_000;
 
@@ -199,6 +202,15 @@ impl Machine {
         outputs
     }
 
+    /// Takes an ICMP error: nobody listens at `remote`.
+    pub fn refused(&mut self, now_us: u64, remote: SocketAddr) -> Vec<Output> {
+        let now = self.now(now_us);
+        if let Some(running) = &mut self.running {
+            running.node.handle_unreachable(now, remote);
+        }
+        self.drain(now_us)
+    }
+
     /// Takes a packet from the device.
     pub fn send(&mut self, now_us: u64, packet: &[u8]) -> Vec<Output> {
         let now = self.now(now_us);
@@ -272,11 +284,22 @@ impl Machine {
     }
 
     fn drain(&mut self, now_us: u64) -> Vec<Output> {
+        let now = self.now(now_us);
         let Some(running) = &mut self.running else { return Vec::new() };
         let mut outputs = Vec::new();
         while let Some(event) = running.node.poll_event() {
             match event {
-                Event::Snapshot(snapshot) => running.snapshot = snapshot,
+                Event::Snapshot(snapshot) => {
+                    running.snapshot = snapshot;
+                    let (snapshot, tx) = (&running.snapshot, &mut running.tx);
+                    if tx.has_resend(snapshot) {
+                        let again = |bytes: &[u8], out: Outgoing| {
+                            let (socket, to) = (out.socket, out.to);
+                            outputs.push(Output::Datagram { socket, to, bytes: bytes[out.range].to_vec() });
+                        };
+                        tx.resend(snapshot, now.mono, &mut [0; RESEND_BYTES], again);
+                    }
+                }
                 Event::CacheChanged => {
                     running.save_at_us.get_or_insert(now_us + SAVE_AFTER_US);
                 }
@@ -303,7 +326,8 @@ impl Machine {
 }
 
 fn framed(packet: &[u8]) -> (Vec<u8>, std::ops::Range<usize>) {
-    let mut buf = vec![0; HEADROOM + packet.len() + TAILROOM];
+    // Twice: a second path may need a copy.
+    let mut buf = vec![0; 2 * (HEADROOM + packet.len() + TAILROOM)];
     let inner = HEADROOM..HEADROOM + packet.len();
     buf[inner.clone()].copy_from_slice(packet);
     (buf, inner)

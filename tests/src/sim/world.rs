@@ -41,10 +41,31 @@ pub struct MachineId(pub usize);
 pub struct FlowId(pub usize);
 
 enum Happening {
-    Datagram { to: HostId, from: SocketAddr, bytes: Vec<u8> },
+    Datagram {
+        to: HostId,
+        from: SocketAddr,
+        bytes: Vec<u8>,
+        sent: Option<Origin>,
+    },
+    /// An ICMP error: nobody listens at `remote`.
+    Refused {
+        to: HostId,
+        remote: SocketAddr,
+    },
     Wake(MachineId),
     Packet(FlowId),
 }
+
+/// Who sent a datagram, where to, and when: a host without daemon answers that with an ICMP error.
+#[derive(Clone, Copy)]
+struct Origin {
+    host: HostId,
+    to: SocketAddr,
+    at_us: u64,
+}
+
+/// A host sends another one ICMP errors at most this often (Linux: `net.ipv4.icmp_ratelimit`, without its burst).
+const ICMP_EVERY_US: u64 = 1_000_000;
 
 /// What an attacker in the middle of the underlay does with the datagrams that it sees.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -71,6 +92,7 @@ pub struct World {
     flows: Vec<Flow>,
     pending: BTreeMap<(u64, u64), Happening>,
     sequence: u64,
+    refused_us: BTreeMap<(HostId, HostId), u64>,
     pub(super) wakes: Vec<(u64, u32)>,
     /// What is done to datagrams on their way.
     pub attacker: Attacker,
@@ -112,6 +134,7 @@ impl World {
             flows: Vec::new(),
             pending: BTreeMap::new(),
             sequence: 0,
+            refused_us: BTreeMap::new(),
             wakes: Vec::new(),
             attacker: Attacker::default(),
             marker: Finder::new(MARKER),
@@ -220,7 +243,7 @@ impl World {
 
     /// Sends a datagram from an address that need not be anybody's.
     pub fn inject(&mut self, to: MachineId, from: SocketAddr, bytes: Vec<u8>) {
-        self.push(self.now_us, Happening::Datagram { to: HostId(to.0), from, bytes });
+        self.push(self.now_us, Happening::Datagram { to: HostId(to.0), from, bytes, sent: None });
     }
 
     /// Lets time pass.
@@ -306,8 +329,14 @@ impl World {
     fn happen(&mut self, happening: Happening) {
         let now_us = self.now_us;
         match happening {
-            Happening::Datagram { to, from, bytes } => {
+            Happening::Refused { to, remote } => {
+                self.act(MachineId(to.0), |machine| machine.refused(now_us, remote));
+            }
+            Happening::Datagram { to, from, bytes, sent } => {
                 self.record(&[now_us, to.0 as u64, u64::from(from.port())], &bytes);
+                if let Some(origin) = sent.filter(|_| self.machines[to.0].node().is_none()) {
+                    self.refuse(to, origin);
+                }
                 self.act(MachineId(to.0), |machine| machine.receive(now_us, from, bytes));
             }
             Happening::Wake(id) => {
@@ -379,11 +408,29 @@ impl World {
                 bytes.len()
             );
         }
+        let origin = Origin { host: HostId(id.0), to, at_us: self.now_us };
         for arrival in arrivals {
             self.attack(arrival.at_us, arrival.host, arrival.from, &bytes);
-            let datagram = Happening::Datagram { to: arrival.host, from: arrival.from, bytes: bytes.clone() };
+            let datagram = Happening::Datagram {
+                to: arrival.host,
+                from: arrival.from,
+                bytes: bytes.clone(),
+                sent: Some(origin),
+            };
             self.push(arrival.at_us, datagram);
         }
+    }
+
+    /// Nobody listens at `host`: the sender is told, by the same way back, if that is not too often.
+    fn refuse(&mut self, host: HostId, origin: Origin) {
+        let last_us = self.refused_us.entry((host, origin.host)).or_insert(0);
+        let often = *last_us != 0 && self.now_us - *last_us < ICMP_EVERY_US;
+        if often || self.net.host(host).silent || self.net.host(origin.host).silent {
+            return;
+        }
+        *last_us = self.now_us;
+        let at_us = self.now_us + (self.now_us - origin.at_us);
+        self.push(at_us, Happening::Refused { to: origin.host, remote: origin.to });
     }
 
     fn attack(&mut self, at_us: u64, to: HostId, from: SocketAddr, bytes: &[u8]) {
@@ -405,7 +452,7 @@ impl World {
             if kind == 2 {
                 from.set_port(self.rng.random_range(1024..=u16::MAX));
             }
-            self.push(at_us, Happening::Datagram { to, from, bytes });
+            self.push(at_us, Happening::Datagram { to, from, bytes, sent: None });
         }
     }
 

@@ -17,6 +17,8 @@ pub struct Counters {
     pub tx_batches: AtomicU64,
     /// Super-packets among them, which were cut.
     pub tx_super_packets: AtomicU64,
+    /// Datagrams sent once more over another path because the relay that had them is gone.
+    pub resent: AtomicU64,
     /// Datagrams processed by the receiving thread.
     pub rx_datagrams: AtomicU64,
     /// Bytes of them.
@@ -79,6 +81,7 @@ impl Counters {
             ("tx_bytes", &self.tx_bytes),
             ("tx_batches", &self.tx_batches),
             ("tx_super_packets", &self.tx_super_packets),
+            ("resent", &self.resent),
             ("rx_datagrams", &self.rx_datagrams),
             ("rx_bytes", &self.rx_bytes),
             ("rx_batches", &self.rx_batches),

@@ -138,6 +138,11 @@ impl Lanes {
         answers.answer(&self.shared.counters.answers, now, packet, error);
     }
 
+    /// Lets the sending threads look at the snapshot, even if they have nothing to send.
+    pub fn wake_senders(&self) {
+        self.shared.wakes[1..].iter().for_each(Wake::wake);
+    }
+
     /// Replaces the sockets, as after a change of the configuration. Sessions go on.
     ///
     /// # Panics

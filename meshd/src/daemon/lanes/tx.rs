@@ -111,6 +111,7 @@ impl Sender {
     /// Reads, seals, and sends what is waiting, up to one batch.
     fn batch(&mut self) -> Drained {
         let now = clock::mono();
+        self.resend(now);
         let (mut start, mut packets, mut bytes) = (0, 0, 0);
         let mut drained = Drained::Full;
         while packets < BATCH_PACKETS
@@ -149,6 +150,22 @@ impl Sender {
         drained
     }
 
+    /// Sends once more what a relay lost that is gone, if the control plane asks for it.
+    fn resend(&mut self, now: Mono) {
+        let snapshot = self.snapshot.load();
+        if !self.tx.has_resend(snapshot) {
+            return;
+        }
+        let (shared, outbox) = (&self.shared, &mut self.outbox);
+        let wake = &shared.wakes[self.wake];
+        let count = self.tx.resend(snapshot, now, &mut self.arena, |arena, outgoing| {
+            outbox.push(outgoing.socket, outgoing.to, outgoing.range);
+            // The next one takes the same place.
+            outbox.flush(arena, shared, wake, PATIENCE);
+        });
+        add(&shared.counters.resent, count);
+    }
+
     /// Deals with one packet, and says where the arena is free behind all that has to be sent.
     fn packet(&mut self, now: Mono, inner: Range<usize>, meta: &Meta) -> usize {
         let mut free = (inner.end + TAILROOM).next_multiple_of(ALIGNMENT);
@@ -156,6 +173,7 @@ impl Sender {
         match self.tx.process(snapshot, now, &mut self.arena, inner.clone(), meta) {
             TxVerdict::Send { first, second } => {
                 for outgoing in std::iter::once(first).chain(second) {
+                    free = free.max(outgoing.range.end.next_multiple_of(ALIGNMENT));
                     if self.outbox.is_full() {
                         self.flush();
                     }

@@ -189,6 +189,62 @@ fn both_paths_carry_a_super_packet_while_one_is_in_doubt() {
     assert!(write_all(&mut rx, &receiver, Offloads::ALL, RELAY, &relayed).is_empty(), "once is enough");
 }
 
+/// A second relayed carrier from node 0 to 1, with the long header.
+fn second_relay(sender: &Snapshot) -> Carrier {
+    let hop = sender.peer(slot(RELAY)).expect("the relay").sealer.clone();
+    let (destination, source) = (member(1), member(0));
+    Carrier::Relayed { socket: SOCKET, to: endpoint(9), hop, label: RelayLabel::LONG, destination, source }
+}
+
+#[test]
+fn two_relays_carry_super_packets_and_single_ones_while_one_is_in_doubt() {
+    let mut sender = snapshot(0, Some(RelayLabel(3)));
+    let second = second_relay(&sender);
+    peer_with(&mut sender, true, Some(second));
+    for (size, len, room) in [(1302, 20_000, 100_000), (1302, 20_000, 9_000), (1302, 100, 3_000)] {
+        let (packet, meta) = tcp(overlay(0), overlay(1), size, len);
+        let (one, other) = send_all(&sender, &packet, &meta, room);
+        assert_eq!((one.len(), other.len()), (len.div_ceil(1302), len.div_ceil(1302)));
+        let (one, other) = (relay_all(&one), relay_all(&other));
+        for (first, then) in [(&one, &other), (&other, &one)] {
+            let (mut rx, receiver) = (Rx::new(), snapshot(1, None));
+            let written = write_all(&mut rx, &receiver, Offloads::ALL, RELAY, first);
+            assert!(written == [(packet.clone(), meta)], "{size} {len} {room}");
+            assert!(write_all(&mut rx, &receiver, Offloads::ALL, RELAY, then).is_empty(), "once is enough");
+        }
+    }
+}
+
+#[test]
+fn what_a_relay_lost_is_sent_again_once_and_what_a_direct_path_carried_is_not() {
+    let mut sender = snapshot(0, Some(RelayLabel(3)));
+    let mut tx = Tx::new();
+    let packets: Vec<Vec<u8>> = (0..5).map(|number| udp(overlay(0), overlay(1), &[number; 20])).collect();
+    let send = |tx: &mut Tx, sender: &Snapshot, packet: &[u8]| {
+        let mut buf = [&vec![0; HEADROOM][..], packet, &[0; TAILROOM]].concat();
+        let inner = HEADROOM..HEADROOM + packet.len();
+        let verdict = tx.process(sender, NOW, &mut buf, inner, &Meta::PLAIN);
+        assert!(matches!(verdict, TxVerdict::Send { second: None, .. }));
+    };
+    packets.iter().for_each(|packet| send(&mut tx, &sender, packet));
+    send(&mut tx, &snapshot(0, None), &udp(overlay(0), overlay(1), b"by a direct path"));
+    assert!(!tx.has_resend(&sender));
+    let second = second_relay(&sender);
+    peer_with(&mut sender, true, Some(second));
+    sender.resend.number = 1;
+    sender.resend.peers = Arc::new([(1, slot(1))]);
+    assert!(tx.has_resend(&sender));
+    let mut again = Vec::new();
+    let count = tx.resend(&sender, NOW, &mut [0; 2000], |buf, out| {
+        assert_eq!(out.to, endpoint(9), "over the other path");
+        again.push(buf[out.range].to_vec());
+    });
+    assert_eq!(count, packets.len());
+    assert!(!tx.has_resend(&sender));
+    let written = write_all(&mut Rx::new(), &snapshot(1, None), Offloads::ALL, RELAY, &relay_all(&again));
+    assert_eq!(written.into_iter().map(|(packet, _)| packet).collect::<Vec<_>>(), packets);
+}
+
 #[test]
 fn a_single_packet_with_a_partial_checksum_arrives_so_and_a_complete_one_verbatim() {
     let mut sender = snapshot(0, None);

@@ -132,14 +132,18 @@ impl Cut {
         room: Range<usize>,
     ) -> Option<(Burst, Option<Burst>)> {
         let (prefix_len, stride) = (self.prefix_len(), self.stride());
-        let most = BURST_MAX.min(BURST_MAX_BYTES / stride).min(room.len() / stride);
+        let peer = self.peer.clone();
+        // Two relay headers do not fit before one body: then the second path gets copies, behind the first ones.
+        let both_relayed = is_relayed(&peer.primary) && peer.duplicate.as_ref().is_some_and(is_relayed);
+        let room_len = if both_relayed { room.len() / 2 } else { room.len() };
+        let most = BURST_MAX.min(BURST_MAX_BYTES / stride).min(room_len / stride);
         let count = most.min(self.split.count() - self.next);
         if count == 0 {
             return None;
         }
-        let peer = self.peer.clone();
         let first = Track::new(&peer.primary, self.lane, count)?;
-        let second = second(&peer).and_then(|carrier| Track::new(carrier, self.lane, count));
+        let second = peer.duplicate.as_ref().and_then(|carrier| Track::new(carrier, self.lane, count));
+        let beside = second.as_ref().filter(|_| !both_relayed);
         let sealer = peer.sealer.lane(self.lane);
         let (front, back) = buf.split_at_mut(room.start);
         let packet = &front[packet];
@@ -151,9 +155,9 @@ impl Cut {
             let len = prefix_len + data::HEADER_LEN + inner_len + TAILROOM;
             let slot = &mut back[at..at + len];
             self.seal_segment(sealer, packet, number, fill, &mut slot[prefix_len..]);
-            first.stamp(slot, index);
-            if let Some(second) = &second {
-                second.stamp(slot, index);
+            first.stamp(slot, prefix_len, index);
+            if let Some(second) = beside {
+                second.stamp(slot, prefix_len, index);
             }
             (at, inner_bytes, last_len) = (at + len, inner_bytes + inner_len, len);
         }
@@ -161,7 +165,17 @@ impl Cut {
         self.peer.stats.sent(count, inner_bytes);
         self.peer.stats.note_len(self.split.segment_len());
         let shape = Shape { start: room.start, prefix_len, stride, count, last_len };
-        Some((first.burst(&shape), second.map(|second| second.burst(&shape))))
+        let mut second_shape = Shape { start: room.start, ..shape };
+        if let (true, Some(second)) = (both_relayed, &second) {
+            back.copy_within(..at, at);
+            second_shape.start += at;
+            for index in 0..count {
+                let begin = at + index * stride;
+                let len = if index + 1 == count { last_len } else { stride };
+                second.stamp(&mut back[begin..begin + len], prefix_len, index);
+            }
+        }
+        Some((first.burst(&shape), second.map(|second| second.burst(&second_shape))))
     }
 
     fn seal_segment(&self, sealer: &LaneSealer, packet: &[u8], number: usize, fill: Fill, slot: &mut [u8]) {
@@ -190,16 +204,12 @@ impl Cut {
     }
 
     fn prefix_len(&self) -> usize {
-        prefix_len(&self.peer.primary).max(second(&self.peer).map_or(0, prefix_len))
+        prefix_len(&self.peer.primary).max(self.peer.duplicate.as_ref().map_or(0, prefix_len))
     }
 }
 
-/// The second carrier, unless both are relayed: two relay headers do not fit before one body.
-fn second(peer: &PeerTx) -> Option<&Carrier> {
-    match (&peer.primary, &peer.duplicate) {
-        (Carrier::Relayed { .. }, Some(Carrier::Relayed { .. })) => None,
-        (_, duplicate) => duplicate.as_ref(),
-    }
+fn is_relayed(carrier: &Carrier) -> bool {
+    matches!(carrier, Carrier::Relayed { .. })
 }
 
 /// Where the datagrams of a burst lie, whichever way they go.
@@ -231,17 +241,15 @@ impl<'a> Track<'a> {
         Some(Track { carrier, hop })
     }
 
-    /// Writes what the carrier needs before the sealed datagram, which `slot` ends with.
-    fn stamp(&self, slot: &mut [u8], index: usize) {
+    /// Writes what the carrier needs before the sealed datagram, which begins `prefix_len` bytes into `slot`.
+    fn stamp(&self, slot: &mut [u8], prefix_len: usize, index: usize) {
         let (Carrier::Relayed { label, destination, source, .. }, Some((hop, first))) =
             (self.carrier, self.hop)
         else {
             return;
         };
-        // A relayed carrier has the longest prefix, as there is at most one.
-        let inner = relay::prefix_len(*label)..slot.len();
-        let counter = Counter(first.0 + index as u64);
-        relay::wrap(slot, inner, (hop, counter), *label, *destination, *source);
+        let (counter, slot_len) = (Counter(first.0 + index as u64), slot.len());
+        relay::wrap(slot, prefix_len..slot_len, (hop, counter), *label, *destination, *source);
     }
 
     fn burst(&self, shape: &Shape) -> Burst {
