@@ -6,7 +6,7 @@ use meshnet_benches::facts::Facts;
 use meshnet_benches::metric::Metric;
 use meshnet_benches::report::{Entry, Report, chart, table};
 use meshnet_benches::suite::{self, Plan};
-use meshnet_benches::system::{self, Meshnet, Nebula, Peer, Raw, System, Tinc, WireGuard};
+use meshnet_benches::system::{self, Cipher, Meshnet, Nebula, Peer, Raw, System, Tinc, WireGuard};
 use meshnet_benches::{facts, micro};
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +15,9 @@ use std::process::{Command, ExitCode};
 
 /// The exit code of a run that must not be quoted.
 const NOT_QUOTABLE: u8 = 3;
+
+/// Peers of which the short form has a faster or better known one of the same kind.
+const LEFT_OUT_OF_SHORT: [&str; 3] = ["boringtun-cli", "gotatun", "tinc-1.1"];
 
 /// Measures meshnet beside tinc, WireGuard in user space, Nebula, and no tunnel at all, in network namespaces of this
 /// machine.
@@ -30,7 +33,7 @@ Examples:
   bench --peer wireguard=/opt/gotatun                one more system"
 )]
 struct Args {
-    /// Three rounds of short works, at most five minutes
+    /// Two or three rounds of short works, at most five minutes; without boringtun, GotaTun, and tinc 1.1 unless named
     #[arg(long)]
     short: bool,
     /// Only these systems and figures (names as in the tables and the JSON), separated by commas
@@ -39,7 +42,7 @@ struct Args {
     /// So many rounds, however long they take
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: Option<u16>,
-    /// One system more: tinc, tincr, wireguard, or nebula, and the daemon's program
+    /// One system more: tinc, tincr, wireguard, or nebula, and the daemon's program; may be given several times
     #[arg(long, value_name = "KIND=PATH")]
     peer: Vec<Peer>,
     /// Where meshd is, if it is not beside this program
@@ -94,6 +97,13 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let names: Vec<String> = systems.iter().map(|system| system.name().to_owned()).collect();
     let only = Only::new(&args.only, &names)?;
     systems.retain(|system| only.system(system.name()));
+    if args.short && only.all_systems() {
+        let left_out = |name: &str| LEFT_OUT_OF_SHORT.contains(&name);
+        for system in systems.iter().filter(|system| left_out(system.name())) {
+            absent.insert(system.name().to_owned(), "left out of the short form; --only names it".to_owned());
+        }
+        systems.retain(|system| !left_out(system.name()));
+    }
     if !only.all_systems() {
         absent.clear();
     }
@@ -134,7 +144,8 @@ fn gather(args: &Args, scratch: &Path) -> anyhow::Result<(Vec<Box<dyn System>>, 
         Some(path) => path.clone(),
         None => netlab::mesh::binary()?,
     };
-    let mut systems: Vec<Box<dyn System>> = vec![Box::new(Raw), Box::new(Meshnet::new(meshd))];
+    let own = |cipher| Box::new(Meshnet::new(meshd.clone(), cipher));
+    let mut systems: Vec<Box<dyn System>> = vec![Box::new(Raw), own(Cipher::Auto), own(Cipher::ChaCha)];
     let mut absent = BTreeMap::new();
     let mut add = |name: &str, program: &str, make: &dyn Fn(&Path) -> anyhow::Result<Box<dyn System>>| {
         let found = system::find(program, &args.programs).with_context(|| format!("no `{program}` here"));
@@ -146,13 +157,14 @@ fn gather(args: &Args, scratch: &Path) -> anyhow::Result<(Vec<Box<dyn System>>, 
         }
     };
     add("tinc", "tincd", &|path| Ok(Box::new(Tinc::new("tinc", path, scratch)?)));
-    for name in ["wireguard-go", "boringtun-cli"] {
+    add("tinc-1.1", "tinc-1.1/tincd", &|path| Ok(Box::new(Tinc::new("tinc-1.1", path, scratch)?)));
+    for name in ["wireguard-go", "gotatun", "boringtun-cli"] {
         add(name, name, &|path| Ok(Box::new(WireGuard::new(name, path, scratch)?)));
     }
     add("nebula", "nebula", &|path| Ok(Box::new(Nebula::new("nebula", path, scratch)?)));
     for peer in &args.peer {
-        let system = peer.system(scratch).with_context(|| format!("--peer {}", peer.path.display()))?;
-        systems.push(system);
+        let named = peer.systems(scratch).with_context(|| format!("--peer {}", peer.path.display()))?;
+        systems.extend(named);
     }
     Ok((systems, absent))
 }

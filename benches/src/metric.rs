@@ -12,8 +12,14 @@ pub enum Metric {
     TcpBack,
     /// Four TCP streams from the first node to the last, together.
     TcpFour,
+    /// One TCP stream from each of eight nodes to a ninth, together.
+    TcpFanIn,
     /// Processor time of all daemons per gigabyte (10^9 bytes) of one TCP stream.
     CpuPerGb,
+    /// The sending node's share of it.
+    CpuSender,
+    /// The receiving node's share of it.
+    CpuReceiver,
     /// Resident memory of the larger daemon after the streams, in MB (10^6 bytes).
     Resident,
     /// Most UDP packets of 64 bytes payload a second with at most 0.1 % lost, in thousands.
@@ -34,7 +40,9 @@ pub enum Metric {
     TcpJumbo,
     /// One TCP stream between nodes that reach each other only through one relay.
     TcpRelayed,
-    /// The same through two relays.
+    /// Processor time of the relay's daemon per gigabyte of that stream.
+    CpuRelay,
+    /// One TCP stream through two relays.
     TcpRelayedTwice,
     /// From the start of all daemons to the first echo answered, in milliseconds.
     Start,
@@ -51,11 +59,14 @@ pub enum Better {
 
 impl Metric {
     /// Every metric, in the order of reports.
-    pub const ALL: [Metric; 16] = [
+    pub const ALL: [Metric; 20] = [
         Metric::TcpThere,
         Metric::TcpBack,
         Metric::TcpFour,
+        Metric::TcpFanIn,
         Metric::CpuPerGb,
+        Metric::CpuSender,
+        Metric::CpuReceiver,
         Metric::Resident,
         Metric::Udp64,
         Metric::Udp1400,
@@ -66,6 +77,7 @@ impl Metric {
         Metric::TcpLoss,
         Metric::TcpJumbo,
         Metric::TcpRelayed,
+        Metric::CpuRelay,
         Metric::TcpRelayedTwice,
         Metric::Start,
     ];
@@ -76,7 +88,10 @@ impl Metric {
             Metric::TcpThere => "TCP, one stream",
             Metric::TcpBack => "TCP, one stream back",
             Metric::TcpFour => "TCP, four streams",
+            Metric::TcpFanIn => "TCP, eight peers to one",
             Metric::CpuPerGb => "Daemons' CPU, TCP",
+            Metric::CpuSender => "CPU of the sender's daemon",
+            Metric::CpuReceiver => "CPU of the receiver's daemon",
             Metric::Resident => "Resident memory",
             Metric::Udp64 => "UDP, 64 bytes",
             Metric::Udp1400 => "UDP, 1,400 bytes",
@@ -87,6 +102,7 @@ impl Metric {
             Metric::TcpLoss => "TCP, 1 % loss",
             Metric::TcpJumbo => "TCP, 9000-byte underlay",
             Metric::TcpRelayed => "TCP through one relay",
+            Metric::CpuRelay => "CPU of the relay's daemon",
             Metric::TcpRelayedTwice => "TCP through two relays",
             Metric::Start => "Start to first packet",
         }
@@ -98,11 +114,12 @@ impl Metric {
             Metric::TcpThere
             | Metric::TcpBack
             | Metric::TcpFour
+            | Metric::TcpFanIn
             | Metric::TcpLoss
             | Metric::TcpJumbo
             | Metric::TcpRelayed
             | Metric::TcpRelayedTwice => "Gbit/s",
-            Metric::CpuPerGb => "s/GB",
+            Metric::CpuPerGb | Metric::CpuSender | Metric::CpuReceiver | Metric::CpuRelay => "s/GB",
             Metric::Resident => "MB",
             Metric::Udp64 | Metric::Udp1400 => "kpps",
             Metric::RttIdleP50 | Metric::RttIdleP99 | Metric::RttLoadP50 | Metric::RttLoadP99 => "us",
@@ -128,10 +145,14 @@ impl Metric {
             Metric::TcpThere
             | Metric::TcpBack
             | Metric::TcpFour
+            | Metric::TcpFanIn
             | Metric::CpuPerGb
+            | Metric::CpuSender
+            | Metric::CpuReceiver
             | Metric::Resident
             | Metric::TcpJumbo
             | Metric::TcpRelayed
+            | Metric::CpuRelay
             | Metric::TcpRelayedTwice => 0.3,
         }
     }

@@ -1,10 +1,11 @@
-//! The network under a benchmark: machines in a row, joined by veth cables, without a way past the neighbour.
+//! The network under a benchmark: machines in a row, joined by veth cables, without a way past the neighbour; or
+//! machines around one switch.
 
 use anyhow::Context;
 use netlab::{Lab, Machine};
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Networks of the cables, in a row (RFC 5737).
+/// Networks of the cables, in a row (RFC 5737); the first is also that of the switch.
 const CABLES: [[u8; 3]; 3] = [[192, 0, 2], [198, 51, 100], [203, 0, 113]];
 
 /// What a rig looks like.
@@ -12,16 +13,19 @@ const CABLES: [[u8; 3]; 3] = [[192, 0, 2], [198, 51, 100], [203, 0, 113]];
 pub struct Shape {
     /// Relays between the first and the last machine: 0 to 2.
     pub relays: usize,
+    /// Peers of the last machine on one switch with it; 0 for machines in a row.
+    pub spokes: usize,
     /// MTU of the cables, in bytes.
     pub underlay_mtu: u32,
 }
 
 impl Shape {
     /// Two machines on one cable with an MTU of 1500.
-    pub const DIRECT: Shape = Shape { relays: 0, underlay_mtu: 1500 };
+    pub const DIRECT: Shape = Shape { relays: 0, spokes: 0, underlay_mtu: 1500 };
 }
 
-/// Machines in a row. Each interface towards the next machine is called `right`, towards the one before `left`.
+/// Machines in a row, the interface towards the next machine called `right`, towards the one before `left`. Or
+/// [`Shape::spokes`] machines and then the one in their middle, all on one switch.
 #[derive(Debug)]
 pub struct Rig {
     machines: Vec<Machine>,
@@ -37,10 +41,17 @@ impl Rig {
     /// Without the right to make namespaces, or when a command fails.
     pub fn new(shape: Shape) -> anyhow::Result<Rig> {
         let lab = Lab::new()?;
-        let count = shape.relays + 2;
+        let count = shape.machines();
         let machines =
             (0..count).map(|number| lab.machine(&format!("n{number}"))).collect::<Result<Vec<_>, _>>()?;
         let rig = Rig { machines, shape, lab };
+        if shape.spokes > 0 {
+            let switch = rig.lab.switch("lan")?;
+            for (number, machine) in rig.machines.iter().enumerate() {
+                machine.plug(&switch, &[&format!("{}/24", on_switch(number))])?;
+            }
+            return Ok(rig);
+        }
         for cable in 0..count - 1 {
             rig.join(cable).with_context(|| format!("joining machines {cable} and {}", cable + 1))?;
         }
@@ -67,30 +78,51 @@ impl Rig {
         &self.machines[self.machines.len() - 1]
     }
 
+    /// The machines that traffic starts at: the first, or all spokes.
+    pub fn senders(&self) -> &[Machine] {
+        &self.machines[..self.shape.spokes.max(1)]
+    }
+
     /// Whether this machine stands between two others.
     pub fn is_relay(&self, machine: usize) -> bool {
-        machine > 0 && machine + 1 < self.machines.len()
+        self.shape.spokes == 0 && machine > 0 && machine + 1 < self.machines.len()
+    }
+
+    /// The machines that this one exchanges traffic with, without another between them.
+    pub fn neighbours(&self, machine: usize) -> Vec<usize> {
+        let last = self.machines.len() - 1;
+        match self.shape.spokes {
+            0 => (0..=last).filter(|other| other.abs_diff(machine) == 1).collect(),
+            _ if machine == last => (0..last).collect(),
+            _ => vec![last],
+        }
     }
 
     /// The underlay addresses of a machine, towards the machine before and then towards the next.
     pub fn addresses(&self, machine: usize) -> Vec<Ipv4Addr> {
+        if self.shape.spokes > 0 {
+            return vec![on_switch(machine)];
+        }
         let before = machine.checked_sub(1).map(|cable| at(cable, 2));
         let next = (machine + 1 < self.machines.len()).then(|| at(machine, 1));
         before.into_iter().chain(next).collect()
     }
 
-    /// The address of machine `of` on the cable to its neighbour `to`.
+    /// The address at which machine `to` reaches its neighbour `of`.
     ///
     /// # Panics
     /// When they are no neighbours.
     pub fn address_towards(&self, of: usize, to: usize) -> Ipv4Addr {
-        assert_eq!(of.abs_diff(to), 1, "neighbours");
+        assert!(self.neighbours(to).contains(&of), "neighbours");
+        if self.shape.spokes > 0 {
+            return on_switch(of);
+        }
         if of < to { at(of, 1) } else { at(to, 2) }
     }
 
     /// The underlay address of the last machine.
     pub fn last_address(&self) -> IpAddr {
-        at(self.machines.len() - 2, 2).into()
+        self.address_towards(self.machines.len() - 1, self.machines.len() - 2).into()
     }
 
     /// A directory for files of this rig; gone with it.
@@ -134,6 +166,17 @@ impl Rig {
         }
         Ok(())
     }
+}
+
+impl Shape {
+    /// How many machines it has.
+    pub fn machines(self) -> usize {
+        if self.spokes > 0 { self.spokes + 1 } else { self.relays + 2 }
+    }
+}
+
+fn on_switch(machine: usize) -> Ipv4Addr {
+    at(0, machine as u8 + 1)
 }
 
 fn at(cable: usize, host: u8) -> Ipv4Addr {

@@ -4,13 +4,18 @@ use crate::metric::Metric;
 use crate::rig::{Rig, Shape};
 use crate::stats::Rounds;
 use crate::system::{Daemons, Running, System};
-use crate::work::{echo, tcp, udp};
+use crate::work::{echo, fan_in, tcp, udp};
+use anyhow::Context;
 use netlab::mesh::PathStatus;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// How long a system may take from start to the first echo.
 const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Peers of the node in the middle for [`Metric::TcpFanIn`].
+const SPOKES: usize = 8;
 
 /// So much of the data's packets are lost for [`Metric::TcpLoss`], per thousand.
 const LOSS_PERMILLE: u16 = 10;
@@ -30,12 +35,12 @@ pub struct Plan {
     pub each_rate: Duration,
     /// How often the interval of rates is halved.
     pub halvings: u32,
-    /// No round begins later than this after the start, except the first.
+    /// No round begins that would end later than this after the start if it took as long as the one before.
     pub limit: Option<Duration>,
 }
 
 impl Plan {
-    /// Ends within five minutes with six systems.
+    /// Ends within five minutes with the systems that `bench --short` takes by itself, with two rounds at least.
     pub const SHORT: Plan = Plan {
         rounds: 3,
         stream_s: 1,
@@ -43,7 +48,7 @@ impl Plan {
         echo: Duration::from_millis(300),
         each_rate: Duration::from_millis(120),
         halvings: 3,
-        limit: Some(Duration::from_secs(200)),
+        limit: Some(Duration::from_secs(290)),
     };
 
     /// For figures to be relied on; about an hour.
@@ -57,6 +62,9 @@ impl Plan {
         limit: None,
     };
 }
+
+/// What processor time counts for, and of which daemons in the order of the machines.
+type Cost = (Metric, Range<usize>);
 
 /// The figures of one system.
 #[derive(Clone, Debug, Default)]
@@ -81,9 +89,11 @@ pub fn run(
 ) -> Vec<Figures> {
     let start = Instant::now();
     let mut figures: Vec<Figures> = systems.iter().map(|_| Figures::default()).collect();
+    let mut last_round = Duration::ZERO;
     for round in 0..plan.rounds {
-        if round > 0 && plan.limit.is_some_and(|limit| start.elapsed() >= limit) {
-            progress(&format!("{round} rounds took {} s: no further one", start.elapsed().as_secs()));
+        let begun = start.elapsed();
+        if plan.limit.is_some_and(|limit| begun + last_round > limit) {
+            progress(&format!("{round} rounds took {} s: no further one", begun.as_secs()));
             break;
         }
         for group in Group::ALL {
@@ -104,6 +114,7 @@ pub fn run(
                 Session { plan, wanted, figures }.run(system.as_ref(), group);
             }
         }
+        last_round = start.elapsed() - begun;
     }
     figures
 }
@@ -113,17 +124,19 @@ pub fn run(
 enum Group {
     Direct,
     Jumbo,
+    Star,
     OneRelay,
     TwoRelays,
 }
 
 impl Group {
-    const ALL: [Group; 4] = [Group::Direct, Group::Jumbo, Group::OneRelay, Group::TwoRelays];
+    const ALL: [Group; 5] = [Group::Direct, Group::Jumbo, Group::Star, Group::OneRelay, Group::TwoRelays];
 
     fn shape(self) -> Shape {
         match self {
             Group::Direct => Shape::DIRECT,
             Group::Jumbo => Shape { underlay_mtu: 9000, ..Shape::DIRECT },
+            Group::Star => Shape { spokes: SPOKES, ..Shape::DIRECT },
             Group::OneRelay => Shape { relays: 1, ..Shape::DIRECT },
             Group::TwoRelays => Shape { relays: 2, ..Shape::DIRECT },
         }
@@ -133,6 +146,7 @@ impl Group {
         match self {
             Group::Direct => "direct",
             Group::Jumbo => "9000-byte underlay",
+            Group::Star => "eight peers",
             Group::OneRelay => "one relay",
             Group::TwoRelays => "two relays",
         }
@@ -146,6 +160,8 @@ impl Group {
                 Metric::RttIdleP99,
                 Metric::TcpThere,
                 Metric::CpuPerGb,
+                Metric::CpuSender,
+                Metric::CpuReceiver,
                 Metric::TcpBack,
                 Metric::TcpFour,
                 Metric::RttLoadP50,
@@ -156,7 +172,8 @@ impl Group {
                 Metric::TcpLoss,
             ],
             Group::Jumbo => &[Metric::TcpJumbo],
-            Group::OneRelay => &[Metric::TcpRelayed],
+            Group::Star => &[Metric::TcpFanIn],
+            Group::OneRelay => &[Metric::TcpRelayed, Metric::CpuRelay],
             Group::TwoRelays => &[Metric::TcpRelayedTwice],
         }
     }
@@ -174,6 +191,10 @@ impl Session<'_> {
         let begun = Rig::new(group.shape()).and_then(|rig| {
             let running = system.start(&rig)?;
             let took = echo::first_answer(rig.first(), running.far, running.started, START_LIMIT)?;
+            for sender in &rig.senders()[1..] {
+                echo::first_answer(sender, running.far, Instant::now(), START_LIMIT)
+                    .with_context(|| format!("from {}", sender.name()))?;
+            }
             settle(&rig, &running)?;
             let server = tcp::Server::start(rig.last(), running.far)?;
             Ok((rig, running, took, server))
@@ -197,7 +218,20 @@ impl Session<'_> {
                 self.direct(&at);
             }
             Group::Jumbo => self.side_stream(Metric::TcpJumbo, &at),
-            Group::OneRelay => self.side_stream(Metric::TcpRelayed, &at),
+            Group::Star => {
+                let duration = Duration::from_secs(self.plan.side_stream_s.into());
+                self.keep(Metric::TcpFanIn, || {
+                    fan_in::rate(rig.senders(), rig.last(), running.far, duration)
+                });
+            }
+            Group::OneRelay => {
+                self.stream_with_cost(
+                    &at,
+                    Metric::TcpRelayed,
+                    self.plan.side_stream_s,
+                    &[(Metric::CpuRelay, 1..2)],
+                );
+            }
             Group::TwoRelays => self.side_stream(Metric::TcpRelayedTwice, &at),
         }
     }
@@ -206,9 +240,8 @@ impl Session<'_> {
         let plan = self.plan;
         let (first, last, far) = (at.rig.first(), at.rig.last(), at.running.far);
         self.keep_pair([Metric::RttIdleP50, Metric::RttIdleP99], || echo::round_trips(first, far, plan.echo));
-        if (self.wanted)(Metric::TcpThere) || (self.wanted)(Metric::CpuPerGb) {
-            self.stream_with_cost(at);
-        }
+        let costs = [(Metric::CpuPerGb, 0..2), (Metric::CpuSender, 0..1), (Metric::CpuReceiver, 1..2)];
+        self.stream_with_cost(at, Metric::TcpThere, plan.stream_s, &costs);
         let seconds = plan.stream_s;
         self.keep(Metric::TcpBack, || at.stream(tcp::Streams { count: 1, back: true, seconds }));
         let seconds = plan.side_stream_s;
@@ -233,22 +266,27 @@ impl Session<'_> {
         });
     }
 
-    /// One stream, and what the daemons used for it.
-    fn stream_with_cost(&mut self, at: &At<'_>) {
-        let streams = tcp::Streams { count: 1, back: false, seconds: self.plan.stream_s };
+    /// One stream, and what some of the daemons (in the order of the machines) used for it.
+    fn stream_with_cost(&mut self, at: &At<'_>, rate: Metric, seconds: u32, costs: &[Cost]) {
+        let all = || std::iter::once(rate).chain(costs.iter().map(|(metric, _)| *metric));
+        if !all().any(|metric| (self.wanted)(metric)) {
+            return;
+        }
         let measured = at.cpu_s().and_then(|before| {
-            let received = at.server.run(at.rig.first(), streams)?;
-            Ok((received, at.cpu_s()? - before))
+            let received = at.server.run(at.rig.first(), tcp::Streams { count: 1, back: false, seconds })?;
+            Ok((received, before, at.cpu_s()?))
         });
         match measured {
-            Ok((received, cpu_s)) => {
-                self.keep(Metric::TcpThere, || Ok(received.gbit_s));
-                if !at.running.pids.is_empty() {
-                    self.keep(Metric::CpuPerGb, || Ok(cpu_s / (received.bytes / 1e9)));
+            Ok((received, before, after)) => {
+                self.keep(rate, || Ok(received.gbit_s));
+                let gb = received.bytes / 1e9;
+                for (metric, daemons) in costs.iter().filter(|(_, daemons)| daemons.end <= after.len()) {
+                    let used = |times: &[f64]| times[daemons.clone()].iter().sum::<f64>();
+                    self.keep(*metric, || Ok((used(&after) - used(&before)) / gb));
                 }
             }
             Err(error) => {
-                for metric in [Metric::TcpThere, Metric::CpuPerGb] {
+                for metric in all() {
                     self.figures.failures.insert(metric, format!("{error:#}"));
                 }
             }
@@ -306,10 +344,10 @@ impl At<'_> {
         Ok(self.server.run(self.rig.first(), streams)?.gbit_s)
     }
 
-    /// Processor time of all daemons so far, in seconds.
-    fn cpu_s(&self) -> anyhow::Result<f64> {
+    /// Processor time of each daemon so far, in seconds, in the order of the machines.
+    fn cpu_s(&self) -> anyhow::Result<Vec<f64>> {
         let times = self.running.pids.iter().map(|pid| netlab::usage(*pid).map(|it| it.cpu.as_secs_f64()));
-        Ok(times.sum::<Result<f64, _>>()?)
+        Ok(times.collect::<Result<_, _>>()?)
     }
 
     fn round_trips_beside_a_stream(&self, seconds: u32) -> anyhow::Result<echo::RoundTrips> {
@@ -335,9 +373,11 @@ fn settle(rig: &Rig, running: &Running) -> anyhow::Result<()> {
         0 => path.is_direct(),
         _ => path.is_relayed() && path.via.len() == relays,
     };
-    let ends = [&members[0], &members[members.len() - 1]];
-    for (from, to) in [(ends[0], ends[1]), (ends[1], ends[0])] {
-        from.wait_for_path(to.machine().name(), START_LIMIT, as_built)?;
+    let last = &members[members.len() - 1];
+    for sender in &members[..rig.senders().len()] {
+        for (from, to) in [(sender, last), (last, sender)] {
+            from.wait_for_path(to.machine().name(), START_LIMIT, as_built)?;
+        }
     }
     Ok(())
 }

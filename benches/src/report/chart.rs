@@ -39,7 +39,7 @@ pub fn bars(report: &Report, metric: Metric) -> Option<String> {
     for (row, (entry, figure)) in systems.iter().enumerate() {
         let (y, width) = (TOP + STEP * row as f64, figure.median * scale);
         let middle = y + BAR / 2.0;
-        let class = if entry.name == "meshnet" { "own" } else { "bar" };
+        let class = if entry.name.starts_with("meshnet") { "own" } else { "bar" };
         let opacity = if figure.quotable { "1" } else { "0.4" };
         let name = escape(&entry.name);
         let (low, high) = figure.rounds.range().unwrap_or((figure.median, figure.median));

@@ -18,28 +18,42 @@ const OVERHEAD_BYTES: u32 = 146;
 /// How long a daemon may take to end.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
+/// The cipher suite that a meshnet is to use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cipher {
+    /// What nodes on this machine choose by themselves.
+    Auto,
+    /// ChaCha20-Poly1305, by the configuration.
+    ChaCha,
+}
+
 /// A `meshd` program.
 #[derive(Debug)]
 pub struct Meshnet {
     binary: PathBuf,
+    cipher: Cipher,
 }
 
 impl Meshnet {
     /// This program.
-    pub fn new(binary: PathBuf) -> Meshnet {
-        Meshnet { binary }
+    pub fn new(binary: PathBuf, cipher: Cipher) -> Meshnet {
+        Meshnet { binary, cipher }
     }
 }
 
 impl System for Meshnet {
     fn name(&self) -> &str {
-        "meshnet"
+        match self.cipher {
+            Cipher::Auto => "meshnet",
+            Cipher::ChaCha => "meshnet-chacha",
+        }
     }
 
     fn description(&self) -> String {
         let version = facts::output(&self.binary.to_string_lossy(), &["--version"]);
         let aes = std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains(" aes"));
-        let cipher = if aes { "AES-256-GCM" } else { "ChaCha20-Poly1305" };
+        let aes = aes && self.cipher == Cipher::Auto;
+        let cipher = if aes { "AES-256-GCM" } else { "ChaCha20-Poly1305 by its configuration" };
         format!("{}, {cipher}", version.unwrap_or_else(|| "meshd".to_owned()))
     }
 
@@ -52,7 +66,6 @@ impl System for Meshnet {
         let (near, far) = (members[0].address(false)?, members[members.len() - 1].address(false)?);
         for member in &mut members {
             member.terminate(END_LIMIT)?;
-            self.configure(member, rig)?;
         }
         let started = Instant::now();
         for member in &mut members {
@@ -67,8 +80,11 @@ impl Meshnet {
     /// Everyone joined and running, in the order of the machines.
     fn enlist(&self, rig: &Rig) -> anyhow::Result<Vec<Member>> {
         let machines = rig.machines();
-        // The first relay founds the mesh; without relays the first node does.
-        let founder = usize::from(rig.shape().relays > 0);
+        // The first relay founds the mesh, or the one in the middle; without either the first node does.
+        let founder = match rig.shape() {
+            Shape { spokes: 1.., .. } => machines.len() - 1,
+            Shape { relays, .. } => usize::from(relays > 0),
+        };
         let offer = |number: usize| -> Vec<String> {
             if !rig.is_relay(number) && number != founder {
                 return Vec::new();
@@ -83,11 +99,12 @@ impl Meshnet {
         let mut init = vec!["init", "--mesh", "bench", "--name", machines[founder].name()];
         init.extend(own.iter().map(String::as_str));
         first.ok(&init)?;
+        self.configure(&first, rig)?;
         first.up()?;
-        // Relays first, each in reach of the one before; then the ends.
-        let relays = (0..machines.len()).filter(|number| rig.is_relay(*number));
-        let ends = [0, machines.len() - 1];
-        for number in relays.chain(ends).filter(|number| *number != founder) {
+        // Relays first, each in reach of the one before; then the others.
+        let (relays, others): (Vec<usize>, Vec<usize>) =
+            (0..machines.len()).partition(|number| rig.is_relay(*number));
+        for number in relays.into_iter().chain(others).filter(|number| *number != founder) {
             let role: &[&str] = if rig.is_relay(number) { &["--role", "relay"] } else { &[] };
             let url = first.invite(machines[number].name(), role)?;
             let mut member = Member::new(&machines[number], &self.binary);
@@ -95,6 +112,7 @@ impl Meshnet {
             let mut join = vec!["join", url.as_str()];
             join.extend(own.iter().map(String::as_str));
             member.ok(&join).with_context(|| format!("{} joins", machines[number].name()))?;
+            self.configure(&member, rig)?;
             member.up()?;
             members[number] = Some(member);
         }
@@ -102,19 +120,23 @@ impl Meshnet {
         members[founder] = Some(first);
         let members: Vec<Member> = members.into_iter().flatten().collect();
         // Whoever restarts knows everyone from its cache, as in a mesh that has been running.
-        members[0].wait_for_peer(far, Duration::from_secs(20), |_| true)?;
+        for sender in &members[..rig.senders().len()] {
+            sender.wait_for_peer(far, Duration::from_secs(20), |_| true)?;
+        }
         members[members.len() - 1].wait_for_peer(near, Duration::from_secs(20), |_| true)?;
         Ok(members)
     }
 
-    /// Nothing on an ordinary underlay; on a larger one the overlay's MTU.
+    /// Nothing on an ordinary underlay; on a larger one the overlay's MTU. The suite, if it is not the usual one.
     fn configure(&self, member: &Member, rig: &Rig) -> anyhow::Result<()> {
-        if rig.shape().underlay_mtu <= 1500 {
-            return Ok(());
-        }
         let path = member.state().join("meshd.toml");
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
-        let mtu = rig.shape().underlay_mtu - OVERHEAD_BYTES;
-        std::fs::write(&path, format!("mtu = {mtu}\n{text}")).with_context(|| path.display().to_string())
+        let mut text = std::fs::read_to_string(&path).unwrap_or_default();
+        if rig.shape().underlay_mtu > 1500 {
+            text.insert_str(0, &format!("mtu = {}\n", rig.shape().underlay_mtu - OVERHEAD_BYTES));
+        }
+        if self.cipher == Cipher::ChaCha {
+            text.insert_str(0, "suite = \"chacha20poly1305\"\n");
+        }
+        std::fs::write(&path, text).with_context(|| path.display().to_string())
     }
 }

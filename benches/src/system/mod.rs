@@ -6,7 +6,7 @@ mod raw;
 mod tinc;
 mod wireguard;
 
-pub use meshnet::Meshnet;
+pub use meshnet::{Cipher, Meshnet};
 pub use nebula::Nebula;
 pub use raw::Raw;
 pub use tinc::Tinc;
@@ -132,21 +132,39 @@ impl FromStr for Peer {
 }
 
 impl Peer {
-    /// The system, named after kind and program so that several of a kind can be told apart.
+    /// The system, named after the program and its directory so that several of a kind can be told apart; tincr twice,
+    /// with each of its ciphers.
     ///
     /// # Errors
     /// When the program or one that it needs is not there.
-    pub fn system(&self, scratch: &Path) -> anyhow::Result<Box<dyn System>> {
-        let program = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    pub fn systems(&self, scratch: &Path) -> anyhow::Result<Vec<Box<dyn System>>> {
+        let name = self.name();
         Ok(match self.kind {
-            Kind::Tinc | Kind::Tincr => {
-                let name =
-                    if self.kind == Kind::Tincr { "tincr".to_owned() } else { format!("tinc ({program})") };
-                Box::new(Tinc::new(&name, &self.path, scratch)?)
+            Kind::Tinc => vec![Box::new(Tinc::new(&name, &self.path, scratch)?)],
+            Kind::Tincr => {
+                let tincr = |name| Tinc::new(name, &self.path, scratch);
+                vec![Box::new(tincr("tincr")?), Box::new(tincr("tincr-aes")?.with_aes())]
             }
-            Kind::WireGuard => Box::new(WireGuard::new(&program, &self.path, scratch)?),
-            Kind::Nebula => Box::new(Nebula::new(&format!("nebula ({program})"), &self.path, scratch)?),
+            Kind::WireGuard => vec![Box::new(WireGuard::new(&name, &self.path, scratch)?)],
+            Kind::Nebula => vec![Box::new(Nebula::new(&name, &self.path, scratch)?)],
         })
+    }
+
+    /// The program's name; with a usual name that of its directory (`/opt/nebula-1.12/nebula`: `nebula-1.12`), with a
+    /// mark if that is usual too.
+    fn name(&self) -> String {
+        let part = |path: Option<&Path>| {
+            path.and_then(Path::file_name).map(|name| name.to_string_lossy().replace(',', "-"))
+        };
+        let usual = ["nebula", "tincd", "wireguard-go", "boringtun-cli", "gotatun"];
+        let program = part(Some(&self.path)).unwrap_or_default();
+        if !usual.contains(&program.as_str()) {
+            return program;
+        }
+        match part(self.path.parent()) {
+            Some(directory) if !usual.contains(&directory.as_str()) && directory != "bin" => directory,
+            _ => format!("{program}*"),
+        }
     }
 }
 
@@ -201,6 +219,14 @@ mod tests {
         for (text, hint) in [("nebula", "KIND=PATH"), ("ipsec=/x", "none of"), ("tinc=", "empty")] {
             assert!(text.parse::<Peer>().expect_err("wrong").contains(hint), "{text}");
         }
+    }
+
+    #[test]
+    fn peers_of_a_kind_have_names_of_their_own() {
+        let name = |path: &str| Peer { kind: Kind::Nebula, path: path.into() }.name();
+        assert_eq!(name("/opt/nebula-1.12/nebula"), "nebula-1.12");
+        assert_eq!(name("/opt/my-nebula"), "my-nebula");
+        assert_eq!([name("/usr/bin/nebula"), name("nebula")], ["nebula*", "nebula*"]);
     }
 
     #[test]

@@ -24,7 +24,8 @@ impl System for Raw {
     fn start(&self, rig: &Rig) -> anyhow::Result<Running> {
         let started = Instant::now();
         let last = rig.machines().len() - 1;
-        for (number, machine) in rig.machines().iter().enumerate() {
+        let row = if rig.shape().spokes == 0 { rig.machines() } else { &[] };
+        for (number, machine) in row.iter().enumerate() {
             if rig.is_relay(number) {
                 machine.sysctl("net.ipv4.ip_forward", "1")?;
             }
@@ -37,7 +38,7 @@ impl System for Raw {
                 machine.ip(&format!("route append {}/32 via {before}", rig.address_towards(0, 1)))?;
             }
         }
-        let near = rig.address_towards(0, 1).into();
+        let near = rig.addresses(0)[0].into();
         Ok(Running { near, far: rig.last_address(), started, pids: Vec::new(), daemons: Daemons::Kernel })
     }
 }

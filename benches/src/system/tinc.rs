@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Instant;
 
 /// Most machines of a rig.
-const MACHINES: usize = 4;
+const MACHINES: usize = 9;
 
 /// A `tincd` program, with its nodes' keys.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub struct Tinc {
     daemon: PathBuf,
     /// One directory per machine, as after `tincd -K` or `tinc init`.
     keys: PathBuf,
+    /// A line for every host file, and the cipher that it chooses.
+    cipher: Option<(&'static str, &'static str)>,
 }
 
 impl Tinc {
@@ -42,28 +44,35 @@ impl Tinc {
                 run(daemon, arguments!["-c", &home, "-K2048"])?;
             }
         }
-        Ok(Tinc { name: name.to_owned(), daemon: daemon.to_owned(), keys })
+        Ok(Tinc { name: name.to_owned(), daemon: daemon.to_owned(), keys, cipher: None })
+    }
+
+    /// The same with AES-256-GCM, which tincr has as an option (`SPTPSCipher` in both host files).
+    #[must_use]
+    pub fn with_aes(self) -> Tinc {
+        Tinc { cipher: Some(("SPTPSCipher = aes-256-gcm\n", "AES-256-GCM by its configuration")), ..self }
     }
 
     fn write_home(&self, rig: &Rig, number: usize) -> anyhow::Result<PathBuf> {
         let home = rig.directory().join(format!("tinc-{number}"));
         let keys = self.keys.join(format!("n{number}"));
         copy_tree(&keys, &home)?;
-        // Neighbours connect to each other, so that none waits for a retry. Nodes without a way to each other say so, which makes the relay take
-        // their packets by UDP: tinc's own way to relay at its best.
+        // Neighbours connect to each other, so that none waits for a retry. Nodes without a way to each other say so,
+        // which makes the relay take their packets by UDP: tinc's own way to relay at its best.
         let mut config = format!(
             "Name = n{number}\nDeviceType = tun\nInterface = {INTERFACE}\nAddressFamily = ipv4\nMode = router\n"
         );
-        for other in (0..rig.machines().len()).filter(|other| other.abs_diff(number) == 1) {
+        for other in rig.neighbours(number) {
             let _ = writeln!(config, "ConnectTo = n{other}");
         }
         fs::write(home.join("tinc.conf"), config)?;
         for other in 0..rig.machines().len() {
             let public = fs::read_to_string(self.keys.join(format!("n{other}/hosts/n{other}")))?;
             let mut host = format!("Subnet = {}/32\n", overlay(other));
-            if other.abs_diff(number) == 1 {
+            if rig.neighbours(number).contains(&other) {
                 let _ = writeln!(host, "Address = {}", rig.address_towards(other, number));
             }
+            host.push_str(self.cipher.map_or("", |(line, _)| line));
             if rig.shape().relays > 0 && !rig.is_relay(other) {
                 host.push_str("IndirectData = yes\n");
             }
@@ -88,7 +97,8 @@ impl System for Tinc {
 
     fn description(&self) -> String {
         facts::output(&self.daemon.to_string_lossy(), &["--version"]).unwrap_or_else(|| "tinc".to_owned())
-            + ", its default ciphers"
+            + ", "
+            + self.cipher.map_or("its default ciphers", |(_, name)| name)
     }
 
     fn can(&self, _: Shape) -> bool {

@@ -15,14 +15,17 @@ const PORT: u16 = 51820;
 /// IPv6, UDP, and WireGuard's own 32 bytes: what the default MTU of 1420 leaves free.
 const OVERHEAD_BYTES: u32 = 80;
 
+/// Most machines of a rig.
+const MACHINES: usize = 9;
+
 /// A program that makes a WireGuard interface.
 #[derive(Debug)]
 pub struct WireGuard {
     name: String,
     daemon: PathBuf,
     wg: PathBuf,
-    /// Private key file and public key of the two nodes.
-    keys: [(PathBuf, String); 2],
+    /// Private key file and public key of each node.
+    keys: Vec<(PathBuf, String)>,
 }
 
 impl WireGuard {
@@ -39,7 +42,7 @@ impl WireGuard {
             let public = run("sh", arguments!["-c", "exec \"$1\" pubkey <\"$2\"", "sh", &wg, &private])?;
             Ok((private, public.trim().to_owned()))
         };
-        let keys = [key(0)?, key(1)?];
+        let keys = (0..MACHINES).map(key).collect::<anyhow::Result<Vec<_>>>()?;
         Ok(WireGuard { name: name.to_owned(), daemon: daemon.to_owned(), wg, keys })
     }
 
@@ -83,12 +86,13 @@ impl System for WireGuard {
         let started = Instant::now();
         let mut processes: Vec<Process> = Vec::new();
         // The control sockets of all namespaces are in one directory: names must differ on the whole machine.
-        let interfaces = [0, 1].map(|number| format!("wb{}n{number}", std::process::id() % 1_000_000_000));
+        let interface = |number| format!("wb{}n{number}", std::process::id() % 1_000_000_000);
+        let interfaces: Vec<String> = (0..rig.machines().len()).map(interface).collect();
         for (machine, interface) in rig.machines().iter().zip(&interfaces) {
             processes.push(machine.spawn(self.command(interface))?);
         }
         for (number, machine) in rig.machines().iter().enumerate() {
-            let (interface, other) = (&interfaces[number], 1 - number);
+            let interface = &interfaces[number];
             let socket = PathBuf::from(format!("/var/run/wireguard/{interface}.sock"));
             netlab::wait::until_true("the WireGuard interface", Duration::from_secs(5), || {
                 socket.exists() && machine.ip(&format!("link show {interface}")).is_ok()
@@ -96,9 +100,12 @@ impl System for WireGuard {
             .with_context(|| processes[number].log_text())?;
             let mut set = Command::new(&self.wg);
             set.args(["set", interface, "listen-port", &PORT.to_string(), "private-key"]);
-            set.arg(&self.keys[number].0).args(["peer", &self.keys[other].1]);
-            set.arg("allowed-ips").arg(format!("{}/32", overlay(other)));
-            set.arg("endpoint").arg(format!("{}:{PORT}", rig.address_towards(other, number)));
+            set.arg(&self.keys[number].0);
+            for other in rig.neighbours(number) {
+                set.args(["peer", &self.keys[other].1]);
+                set.arg("allowed-ips").arg(format!("{}/32", overlay(other)));
+                set.arg("endpoint").arg(format!("{}:{PORT}", rig.address_towards(other, number)));
+            }
             machine.run(set, Duration::from_secs(5))?.stdout()?;
             let mtu = self.mtu(rig.shape());
             machine.ip(&format!("addr add {}/24 dev {interface}", overlay(number)))?;
