@@ -4,13 +4,14 @@
 #   make check    format, lints, documentation
 #   make bench    meshnet beside tinc, WireGuard in user space, Nebula, and no tunnel: five minutes
 #   make bench-micro   micro-benchmarks, compared with the committed figures
-#   make fuzz     every fuzz target for FUZZ_SECONDS each
+#   make fuzz     every fuzz target (or FUZZ_TARGETS) for FUZZ_SECONDS each
 # Each installs what it needs where it may (Debian or Ubuntu, as root), or says what to install.
 # Namespaces need root or user namespaces.
 
 CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))
 BENCH_ARGS ?= --short
 # Two scenarios at a time: more would measure each other on two cores.
 NETNS_THREADS ?= 2
@@ -84,7 +85,7 @@ fuzz:
 	@.ci/need cc=gcc c++=g++
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
 	cd fuzz && $(CARGO) run --quiet --locked --example seed_corpus
-	@cd fuzz && for target in datagram frames signed invitation; do echo "== $$target"; \
+	@cd fuzz && for target in $(FUZZ_TARGETS); do echo "== $$target"; \
 	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --features libfuzzer $$target -- -max_total_time=$(FUZZ_SECONDS) \
 	  || exit 1; done
 

@@ -196,6 +196,9 @@ impl Session<'_> {
                     .with_context(|| format!("from {}", sender.name()))?;
             }
             settle(&rig, &running)?;
+            if !system.warm_up().is_zero() {
+                fan_in::rate(rig.senders(), rig.last(), running.far, system.warm_up()).context("warming up")?;
+            }
             let server = tcp::Server::start(rig.last(), running.far)?;
             Ok((rig, running, took, server))
         });

@@ -1,12 +1,17 @@
 //! What the fuzz targets do with their input. Each entry function takes any bytes and panics when a parser breaks a
 //! promise: parsing never panics, what is accepted is emitted as something that is read as the same value, and a signed
-//! object is emitted byte for byte as it came.
+//! object is emitted byte for byte as it came. Those over [`packets`] and [`relays`] also compare the packet path with
+//! simple readings of its rules.
 //!
 //! ```text
-//! cargo test                                                     a seeded smoke test over the committed vectors
-//! cargo run --example seed_corpus                                writes the vectors to corpus/TARGET/
-//! cargo +nightly fuzz run TARGET --features libfuzzer            TARGET: datagram, frames, signed, invitation
+//! cargo test                                                     a seeded smoke test
+//! cargo run --example seed_corpus                                writes inputs to begin with to corpus/TARGET/
+//! cargo +nightly fuzz run TARGET --features libfuzzer            TARGET: a name of TARGETS
 //! ```
+
+pub mod packets;
+pub mod relays;
+mod seeds;
 
 use std::fmt::Debug;
 use std::io;
@@ -34,8 +39,29 @@ use proto::{data, relay};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 4] =
-    [("datagram", datagram), ("frames", frames), ("signed", signed), ("invitation", invitation)];
+pub const TARGETS: [Target; 8] = [
+    ("datagram", datagram),
+    ("frames", frames),
+    ("signed", signed),
+    ("invitation", invitation),
+    ("packet", packets::packet),
+    ("split_merge", packets::split_merge),
+    ("trailer", packets::trailer),
+    ("relay", relays::relay),
+];
+
+/// Inputs that a target begins with, by name: packets for those that take packets, else the test vectors.
+///
+/// # Errors
+/// When the vectors cannot be read.
+pub fn seeds(target: &str) -> io::Result<Vec<(String, Vec<u8>)>> {
+    Ok(match target {
+        "packet" => seeds::packets(),
+        "split_merge" => seeds::super_packets(),
+        "trailer" => seeds::with_trailers(),
+        _ => vectors()?,
+    })
+}
 
 /// Emits what was read of a format and reads it again: the same value.
 macro_rules! settles {

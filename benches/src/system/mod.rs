@@ -19,7 +19,7 @@ use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The overlay network of the peers: machine number n has `.n+1`.
 pub(crate) const OVERLAY: [u8; 3] = [10, 77, 0];
@@ -37,6 +37,11 @@ pub trait System {
 
     /// Whether it can carry traffic over a rig of this shape.
     fn can(&self, shape: Shape) -> bool;
+
+    /// How long traffic has to flow before the system is at its usual rate: not measured.
+    fn warm_up(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Prepares keys and configuration (not timed), then starts the daemons on all machines.
     ///

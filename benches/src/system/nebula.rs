@@ -15,6 +15,9 @@ const PORT: u16 = 4242;
 /// IPv4, UDP, Nebula's header and tag: what a packet grows by.
 const OVERHEAD_BYTES: u32 = 60;
 
+/// A relayed packet has a header and a tag more.
+const RELAY_OVERHEAD_BYTES: u32 = 32;
+
 /// Most machines of a rig.
 const MACHINES: usize = 9;
 
@@ -54,7 +57,8 @@ impl Nebula {
 
     fn config(&self, rig: &Rig, number: usize) -> String {
         let keys = self.keys.display();
-        let mtu = rig.shape().underlay_mtu - OVERHEAD_BYTES;
+        let relayed = if rig.shape().relays > 0 { RELAY_OVERHEAD_BYTES } else { 0 };
+        let mtu = rig.shape().underlay_mtu - OVERHEAD_BYTES - relayed;
         let mut text = format!(
             "pki: {{ca: {keys}/ca.crt, cert: {keys}/n{number}.crt, key: {keys}/n{number}.key}}\n\
              listen: {{host: 0.0.0.0, port: {PORT}}}\n\

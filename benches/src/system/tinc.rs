@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Most machines of a rig.
 const MACHINES: usize = 9;
@@ -21,6 +21,8 @@ pub struct Tinc {
     daemon: PathBuf,
     /// One directory per machine, as after `tincd -K` or `tinc init`.
     keys: PathBuf,
+    /// Whether it is 1.1 or a rewrite of it.
+    is_new: bool,
     /// A line for every host file, and the cipher that it chooses.
     cipher: Option<(&'static str, &'static str)>,
 }
@@ -44,7 +46,8 @@ impl Tinc {
                 run(daemon, arguments!["-c", &home, "-K2048"])?;
             }
         }
-        Ok(Tinc { name: name.to_owned(), daemon: daemon.to_owned(), keys, cipher: None })
+        let is_new = tool.is_some();
+        Ok(Tinc { name: name.to_owned(), daemon: daemon.to_owned(), keys, is_new, cipher: None })
     }
 
     /// The same with AES-256-GCM, which tincr has as an option (`SPTPSCipher` in both host files).
@@ -103,6 +106,11 @@ impl System for Tinc {
 
     fn can(&self, _: Shape) -> bool {
         true
+    }
+
+    /// Until it knows the path's MTU, it sends what is longer than it has tried over TCP.
+    fn warm_up(&self) -> Duration {
+        Duration::from_secs(if self.is_new { 5 } else { 2 })
     }
 
     fn start(&self, rig: &Rig) -> anyhow::Result<Running> {
