@@ -1,6 +1,6 @@
 # What can be done here:
 #   make demo     a mesh in network namespaces of this machine, live
-#   make test     unit and property tests, then the simulator, then scenarios in network namespaces
+#   make test     unit and property tests, also of the portable build, then the simulator, then scenarios in network namespaces
 #   make check    format, lints, documentation
 #   make bench    meshnet beside tinc, WireGuard in user space, Nebula, and no tunnel: five minutes
 #   make bench-micro   micro-benchmarks, compared with the committed figures
@@ -23,20 +23,25 @@ NETWORK := ip=iproute2 nft=nftables unshare=util-linux
 PEERS := tincd=tinc wireguard-go=wireguard-go wg=wireguard-tools nebula=nebula
 SCENARIOS := $(NETWORK) iperf3=iperf3 ethtool=ethtool conntrack=conntrack
 
-.PHONY: demo test unit simulator scenarios full check deny bench bench-micro fuzz build release
+.PHONY: demo test unit portable simulator scenarios full check deny bench bench-micro fuzz build release
 
 demo: release
 	@.ci/need $(NETWORK)
 	@$(TARGET)/release/meshd demo $(DEMO_ARGS)
 
 # Fast ones first, so that most mistakes show within two minutes.
-test: unit simulator scenarios
+test: unit portable simulator scenarios
 
 unit:
 	$(CARGO) test --workspace --exclude meshnet-tests --exclude meshnet-netlab --no-run
 	.ci/rootly $(CARGO) test --workspace --exclude meshnet-tests --exclude meshnet-netlab
 	$(CARGO) test -p meshnet-netlab --lib
 	cd fuzz && $(CARGO) test --locked
+
+# The build for targets without the fast ciphers' library: it says so in its key epochs, and others use the suite it has.
+portable:
+	$(CARGO) test -p meshnet --no-default-features --lib
+	$(CARGO) check -p meshd --no-default-features
 
 simulator:
 	$(CARGO) test -p meshnet-tests --lib $(SIMULATOR)

@@ -197,7 +197,8 @@ impl Session<'_> {
             }
             settle(&rig, &running)?;
             if !system.warm_up().is_zero() {
-                fan_in::rate(rig.senders(), rig.last(), running.far, system.warm_up()).context("warming up")?;
+                fan_in::rate(rig.senders(), rig.last(), running.far, system.warm_up())
+                    .context("warming up")?;
             }
             let server = tcp::Server::start(rig.last(), running.far)?;
             Ok((rig, running, took, server))

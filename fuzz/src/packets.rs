@@ -84,11 +84,16 @@ pub fn split_merge(bytes: &[u8]) {
         arrived.extend(std::iter::repeat_n((segment.clone(), flags, index as u8, index as u64), times));
     }
     let out = merge(&arrived);
-    let expected: Vec<&Vec<u8>> = arrived.iter().map(|(_, _, index, _)| &complete[usize::from(*index)]).collect();
+    let expected: Vec<&Vec<u8>> =
+        arrived.iter().map(|(_, _, index, _)| &complete[usize::from(*index)]).collect();
     assert_eq!(out.iter().flat_map(|run| &run.packets).collect::<Vec<_>>(), expected);
     let whole = *loss == [0; 4] && layout.is_bare();
     let alone = layout.transport == Transport::Tcp && packet[layout.network_len + 13] & 0x26 != 0;
-    if whole && !alone && packet.len() > layout.header_len && left.iter().all(|one| checksummed(one).is_some()) {
+    if whole
+        && !alone
+        && packet.len() > layout.header_len
+        && left.iter().all(|one| checksummed(one).is_some())
+    {
         assert_eq!(out.len(), 1, "nothing was lost, and {} pieces came of it", out.len());
     }
 }
@@ -179,7 +184,9 @@ fn write(run: &mut Run, buf: &mut [u8]) -> Option<Written> {
             assert_eq!(split.count(), pieces.len());
             let layout = Layout::of(&packet).expect("a super-packet has a layout");
             let size = match meta.segmentation {
-                Segmentation::Tcp4 { size } | Segmentation::Tcp6 { size } | Segmentation::Udp { size } => size,
+                Segmentation::Tcp4 { size } | Segmentation::Tcp6 { size } | Segmentation::Udp { size } => {
+                    size
+                }
                 Segmentation::None => unreachable!("it was cut"),
             };
             by_the_rules(&packet, &layout, usize::from(size))
@@ -218,11 +225,13 @@ fn by_the_rules(packet: &[u8], layout: &Layout, size: usize) -> Vec<Vec<u8>> {
         }
         match layout.transport {
             Transport::Tcp => {
-                let sequence = u32::from_be_bytes(headers[network + 4..network + 8].try_into().expect("4 bytes"));
+                let sequence =
+                    u32::from_be_bytes(headers[network + 4..network + 8].try_into().expect("4 bytes"));
                 let own = sequence.wrapping_add((index * size) as u32);
                 segment[network + 4..network + 8].copy_from_slice(&own.to_be_bytes());
                 // FIN and PSH on the last only, CWR on the first only.
-                let keep = (if index + 1 == count { 0xff } else { !0x09 }) & (if index == 0 { 0xff } else { !0x80 });
+                let keep =
+                    (if index + 1 == count { 0xff } else { !0x09 }) & (if index == 0 { 0xff } else { !0x80 });
                 segment[network + 13] &= keep;
             }
             Transport::Udp => {

@@ -94,9 +94,7 @@ fn tcp(flags: u8, options: &[u8]) -> Vec<u8> {
 /// RFC 791; the checksum is left open.
 fn v4(protocol: u8, body: &[u8]) -> Vec<u8> {
     let len = (20 + body.len() as u16).to_be_bytes();
-    let header = [
-        0x45, 0, len[0], len[1], 0, 0, 0x40, 0, 64, protocol, 0, 0, 10, 99, 0, 1, 10, 99, 0, 2,
-    ];
+    let header = [0x45, 0, len[0], len[1], 0, 0, 0x40, 0, 64, protocol, 0, 0, 10, 99, 0, 1, 10, 99, 0, 2];
     [&header, body].concat()
 }
 
