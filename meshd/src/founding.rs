@@ -98,7 +98,7 @@ impl Founder {
         state.write(Kind::Recovery, &*recovery.to_bytes())?;
         state.write(Kind::Gate, &*gate)?;
         state.write(Kind::Identity, &*identity.to_bytes())?;
-        TransportKeys { keys: vec![transport] }.save(state)?;
+        TransportKeys::first(transport).save(state)?;
         state.write_objects(Kind::Chain, chain.after(0).iter().map(|bundle| bundle.to_bytes()))?;
         Ok(Founded { chain, certificate })
     }

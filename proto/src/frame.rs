@@ -133,6 +133,13 @@ pub enum Frame {
         /// The datagram.
         bytes: Vec<u8>,
     },
+    /// Asks for the trust bundles after a version.
+    GetBundles {
+        /// The newest version that the sender has.
+        after: u32,
+    },
+    /// Hashes of the sender's revocations by bucket of their target; who has others sends them.
+    RevocationSummary([u64; BUCKETS]),
     /// The sender ends the session.
     Close {
         /// 0 shutting down, 1 no longer needed, 2 revoked.
@@ -170,6 +177,8 @@ const JOIN_BACK: u8 = 13;
 const CLOSE: u8 = 14;
 const ECHO: u8 = 15;
 const ECHO_REPLY: u8 = 16;
+const GET_BUNDLES: u8 = 20;
+const REVOCATION_SUMMARY: u8 = 21;
 
 impl Frame {
     /// In [`Frame::Get`]: the certificate, and its issuer's.
@@ -217,6 +226,8 @@ impl Frame {
             Frame::Close { .. } => CLOSE,
             Frame::Echo { .. } => ECHO,
             Frame::EchoReply { .. } => ECHO_REPLY,
+            Frame::GetBundles { .. } => GET_BUNDLES,
+            Frame::RevocationSummary(_) => REVOCATION_SUMMARY,
         }
     }
 
@@ -246,7 +257,9 @@ impl Frame {
                 out.put_bytes8(&version.as_bytes()[..end]);
             }
             Frame::Candidates(candidates) => emit_candidates(candidates, out),
-            Frame::Summary(buckets) => buckets.iter().for_each(|bucket| out.put_u64(*bucket)),
+            Frame::Summary(buckets) | Frame::RevocationSummary(buckets) => {
+                buckets.iter().for_each(|bucket| out.put_u64(*bucket))
+            }
             Frame::BucketVersions { bucket, part, more, versions } => {
                 out.put(&[*bucket, *part, u8::from(*more)]);
                 let count = versions.len().min(MAX_VERSIONS);
@@ -281,6 +294,7 @@ impl Frame {
                 out.put(bytes);
             }
             Frame::Close { reason } => out.put_u8(*reason),
+            Frame::GetBundles { after } => out.put_u32(*after),
             Frame::Echo { id, sent_us } | Frame::EchoReply { id, sent_us } => {
                 out.put_u32(*id);
                 out.put_u64(*sent_us);
@@ -315,13 +329,9 @@ impl Frame {
                 version: version_text(reader.bytes8()?)?,
             },
             CANDIDATES => Frame::Candidates(parse_candidates(&mut reader)?),
-            SUMMARY => {
-                let mut buckets = [0; BUCKETS];
-                for bucket in &mut buckets {
-                    *bucket = reader.u64()?;
-                }
-                Frame::Summary(buckets)
-            }
+            SUMMARY => Frame::Summary(buckets(&mut reader)?),
+            GET_BUNDLES => Frame::GetBundles { after: reader.u32()? },
+            REVOCATION_SUMMARY => Frame::RevocationSummary(buckets(&mut reader)?),
             BUCKET_VERSIONS => {
                 let (bucket, part, more) = (reader.u8()?, reader.u8()?, reader.u8()? != 0);
                 if usize::from(bucket) >= BUCKETS {
@@ -371,6 +381,14 @@ impl Frame {
         };
         Ok(Some(frame))
     }
+}
+
+fn buckets(reader: &mut Reader<'_>) -> Result<[u64; BUCKETS], Error> {
+    let mut buckets = [0; BUCKETS];
+    for bucket in &mut buckets {
+        *bucket = reader.u64()?;
+    }
+    Ok(buckets)
 }
 
 /// Reads the frames of an opened control datagram one after the other. Ends after the first error.

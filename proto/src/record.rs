@@ -14,6 +14,18 @@ pub const MAX_SUBNETS: usize = 256;
 /// Most links in a record.
 pub const MAX_LINKS: usize = 256;
 
+/// Most confirmations in a record.
+pub const MAX_CONFIRMS: usize = 64;
+
+/// Which of the origin's key epochs still count.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct KeyFloor {
+    /// Handshakes with earlier epochs are refused, by the origin and by everybody else.
+    pub accepted: KeyEpochNumber,
+    /// Sessions that were made with earlier epochs end at once: one of those keys was stolen.
+    pub cut: KeyEpochNumber,
+}
+
 /// A prefix behind a member.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Subnet {
@@ -59,6 +71,10 @@ pub struct Record {
     pub relays: bool,
     /// Its links.
     pub links: Vec<Link>,
+    /// Which of its key epochs still count; older nodes do not tell.
+    pub floor: Option<KeyFloor>,
+    /// New key epochs of members that are rotating, which this one knows and makes handshakes to.
+    pub confirms: Vec<(MemberId, KeyEpochNumber)>,
 }
 
 const FLAG_RELAYS: u8 = 1;
@@ -72,6 +88,8 @@ impl Body for Record {
             Err(Error::TooLong("subnets"))
         } else if self.links.len() > MAX_LINKS {
             Err(Error::TooLong("links"))
+        } else if self.confirms.len() > MAX_CONFIRMS {
+            Err(Error::TooLong("confirms"))
         } else {
             Ok(())
         }
@@ -102,6 +120,14 @@ impl Body for Record {
             Some(value) => parse_links(value)?,
             None => Vec::new(),
         };
+        let floor = match fields.optional(160)? {
+            Some(value) => Some(whole(value, parse_floor)?),
+            None => None,
+        };
+        let confirms = match fields.optional(161)? {
+            Some(value) => parse_confirms(value)?,
+            None => Vec::new(),
+        };
         fields.finish()?;
         Ok(Record {
             mesh,
@@ -116,6 +142,8 @@ impl Body for Record {
             datacenter,
             relays: flags & FLAG_RELAYS != 0,
             links,
+            floor,
+            confirms,
         })
     }
 
@@ -158,7 +186,37 @@ impl Body for Record {
             }
             put_field(out, 10, &value);
         }
+        if let Some(floor) = &self.floor {
+            let mut value = Vec::with_capacity(8);
+            value.put_u32(floor.accepted.0);
+            value.put_u32(floor.cut.0);
+            put_field(out, 160, &value);
+        }
+        if !self.confirms.is_empty() {
+            let mut value = Vec::with_capacity(self.confirms.len() * 20);
+            for (member, number) in &self.confirms {
+                value.put(&member.0);
+                value.put_u32(number.0);
+            }
+            put_field(out, 161, &value);
+        }
     }
+}
+
+fn parse_floor(reader: &mut Reader<'_>) -> Result<KeyFloor, Error> {
+    Ok(KeyFloor { accepted: KeyEpochNumber(reader.u32()?), cut: KeyEpochNumber(reader.u32()?) })
+}
+
+fn parse_confirms(value: &[u8]) -> Result<Vec<(MemberId, KeyEpochNumber)>, Error> {
+    let mut reader = Reader::new(value);
+    let mut confirms = Vec::new();
+    while !reader.is_empty() {
+        if confirms.len() == MAX_CONFIRMS {
+            return Err(Error::TooLong("confirms"));
+        }
+        confirms.push((MemberId(reader.array()?), KeyEpochNumber(reader.u32()?)));
+    }
+    Ok(confirms)
 }
 
 fn whole<'a, T>(

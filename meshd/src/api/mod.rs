@@ -6,6 +6,7 @@
 //! socket's mode (0660) and its directory, who may change something by the caller's user id.
 
 pub mod client;
+pub mod keys;
 pub mod server;
 pub mod view;
 
@@ -61,6 +62,29 @@ pub enum Request {
     Reachability,
     /// Read the configuration again.
     Reload,
+    /// This node's key epochs, and what the others know of them.
+    Keys,
+    /// Replace this node's transport key.
+    RotateKeys {
+        /// The old one was stolen: no overlap.
+        stolen: bool,
+    },
+    /// Revoke a member or a certificate.
+    Revoke(RevokeRequest),
+}
+
+/// What is to be revoked.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct RevokeRequest {
+    /// The member's name, address, or id; or a serial.
+    pub target: String,
+    /// 0 unspecified, 1 stolen, 2 left, 3 replaced.
+    pub reason: u8,
+    /// What the member issued from then on falls too, in seconds since the Unix epoch; now if absent.
+    pub cutoff_s: Option<u64>,
+    /// It may be this node.
+    #[serde(default)]
+    pub myself: bool,
 }
 
 /// What a caller may do.
@@ -76,9 +100,15 @@ impl Request {
     /// What a caller must be allowed to do for this request.
     pub fn needs(&self) -> Access {
         match self {
-            Request::Status | Request::Routes | Request::Why { .. } | Request::Ping { .. } => Access::Read,
+            Request::Status
+            | Request::Routes
+            | Request::Why { .. }
+            | Request::Ping { .. }
+            | Request::Keys => Access::Read,
             // Endpoints of relays and the like are for who holds the keys to invite.
-            Request::Reachability | Request::Reload => Access::Admin,
+            Request::Reachability | Request::Reload | Request::RotateKeys { .. } | Request::Revoke(_) => {
+                Access::Admin
+            }
         }
     }
 }
@@ -107,6 +137,22 @@ pub enum Answer {
     Done {
         /// What an operator should know all the same.
         notes: Vec<String>,
+    },
+    /// To [`Request::Keys`].
+    Keys(Box<keys::Keys>),
+    /// To [`Request::RotateKeys`].
+    Rotating {
+        /// The epoch that will be in use.
+        epoch: u32,
+        /// Why that is another rotation than the one asked for.
+        note: Option<String>,
+    },
+    /// To [`Request::Revoke`].
+    Revoked {
+        /// Ids of the members whose membership ended.
+        members: Vec<String>,
+        /// Revocations of the mesh.
+        total: usize,
     },
     /// The request could not be met.
     Error(Refusal),

@@ -86,7 +86,7 @@ impl Args {
         state.write(Kind::Identity, &pending.identity)?;
         let first =
             TransportKey { number: FIRST_EPOCH.0, secret: pending.transport, epoch: pending.epoch.clone() };
-        TransportKeys { keys: vec![first] }.save(&state)?;
+        TransportKeys::first(first).save(&state)?;
         state.write_objects(Kind::Chain, welcome.chain.after(0).iter().map(|bundle| bundle.to_bytes()))?;
         state.write_objects(Kind::Records, &welcome.others)?;
         let certificate = welcome.certificate.body();

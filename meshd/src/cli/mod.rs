@@ -3,8 +3,10 @@
 mod init;
 mod invite;
 mod join;
+mod keys;
 mod peers;
 mod ping;
+mod revoke;
 mod routes;
 mod stack;
 mod status;
@@ -113,6 +115,10 @@ enum Verb {
     Ping(ping::Args),
     /// Show every path to a member, and why the one in use was chosen
     Why(why::Args),
+    /// Show this node's keys, or replace them
+    Keys(keys::Args),
+    /// Take a member out of the mesh, for good
+    Revoke(revoke::Args),
     /// Bring up containers across the overlay: ZooKeeper, Mesos, Marathon, and what stands on them
     Stack(stack::Args),
     /// Build a small mesh in network namespaces on this machine and show it recover
@@ -132,6 +138,8 @@ impl Cli {
             Verb::Routes(args) => args.run(global),
             Verb::Ping(args) => args.run(global),
             Verb::Why(args) => args.run(global),
+            Verb::Keys(args) => args.run(global),
+            Verb::Revoke(args) => args.run(global),
             Verb::Stack(args) => args.run(global),
             Verb::Demo(args) => demo::run(&DemoArgs { json: global.json, ..args }),
         }

@@ -21,6 +21,8 @@ use diagnose::{Findings, example, nearest};
 pub use diagnose::{Invalid, Problem};
 use raw::{Raw, RawSubnet};
 
+use crate::output::units;
+
 /// UDP port used where none is given.
 pub const DEFAULT_PORT: u16 = 4655;
 /// Name of the network device unless configured.
@@ -31,6 +33,10 @@ pub const DEFAULT_MTU: u16 = 1354;
 pub const DEFAULT_FWMARK: u32 = 0x6d65;
 /// Weight of a subnet unless configured.
 pub const DEFAULT_WEIGHT: u16 = 100;
+/// Seconds between replacements of the transport key unless configured: a week.
+pub const DEFAULT_ROTATE_EVERY_S: u64 = 7 * 24 * 3600;
+/// Shortest time between replacements, in seconds: one is to be over before the next begins.
+pub const SHORTEST_ROTATE_EVERY_S: u64 = 600;
 /// Most addresses to listen on.
 pub const MAX_LISTEN: usize = 8;
 /// Most configured endpoints.
@@ -81,6 +87,8 @@ pub struct Config {
     pub fwmark: u32,
     /// Routing table for the overlay's routes; the main one if `None`.
     pub route_table: Option<u32>,
+    /// Seconds between replacements of the transport key; never if `None`.
+    pub rotate_every: Option<u64>,
     /// Log level.
     pub log: Level,
 }
@@ -156,6 +164,7 @@ impl Default for Config {
             subnets: Vec::new(),
             fwmark: DEFAULT_FWMARK,
             route_table: None,
+            rotate_every: Some(DEFAULT_ROTATE_EVERY_S),
             log: Level::Info,
         }
     }
@@ -358,6 +367,24 @@ fn resolve(raw: Raw, findings: &mut Findings<'_>) -> Config {
                 format!("`{other}` is no choice for `suite`"),
                 Some("write \"auto\" or \"chacha20poly1305\"".into()),
             ),
+        }
+    }
+    if let Some(every) = raw.rotate_every {
+        match every.get_ref().as_str() {
+            "off" => config.rotate_every = None,
+            text => match units::parse_span(text) {
+                Ok(span) if span >= SHORTEST_ROTATE_EVERY_S => config.rotate_every = Some(span),
+                Ok(_) => findings.add(
+                    every.span(),
+                    format!("`rotate_every` is {text}, but must be 10m or more"),
+                    example("rotate_every"),
+                ),
+                Err(_) => findings.add(
+                    every.span(),
+                    format!("`{text}` is no span of time"),
+                    Some("write for example \"7d\" or \"12h\", or \"off\"".into()),
+                ),
+            },
         }
     }
     if let Some(listen) = raw.listen {

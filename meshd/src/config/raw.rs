@@ -33,6 +33,8 @@ pub struct Raw {
     pub fwmark: Option<Spanned<i64>>,
     /// Routing table for the overlay's routes.
     pub route_table: Option<Spanned<i64>>,
+    /// How often the transport key is replaced.
+    pub rotate_every: Option<Spanned<String>>,
     /// Log level.
     pub log: Option<Spanned<String>>,
 }
@@ -63,5 +65,6 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("weight", "weight = 100"),
     ("fwmark", "fwmark = 0x6d65"),
     ("route_table", "route_table = 254"),
+    ("rotate_every", r#"rotate_every = "7d""#),
     ("log", r#"log = "info""#),
 ];

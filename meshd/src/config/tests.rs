@@ -25,6 +25,7 @@ fn a_full_file_is_read() {
         relay = true
         fwmark = 0x10
         route_table = 99
+        rotate_every = "1d12h"
         log = "debug"
         [[subnets]]
         prefix = "192.168.7.0/24"
@@ -42,6 +43,8 @@ fn a_full_file_is_read() {
     assert_eq!(config.subnets[0].weight, 5);
     assert_eq!(config.subnets[1].weight, DEFAULT_WEIGHT);
     assert_eq!((config.fwmark, config.route_table), (16, Some(99)));
+    assert_eq!(config.rotate_every, Some(36 * 3600));
+    assert_eq!(parse("rotate_every = \"off\"").unwrap().rotate_every, None);
     assert_eq!(config.log, Level::Debug);
 }
 
@@ -58,6 +61,8 @@ fn each_wrong_value_says_where_and_what_to_write() {
         ("datacenter = \"Am_s\"", "1:14", "a-z, 0-9"),
         ("offload = \"no\"", "1:11", "write \"auto\" or \"off\""),
         ("suite = \"aes\"", "1:9", "write \"auto\" or \"chacha20poly1305\""),
+        ("rotate_every = \"weekly\"", "1:16", "\"7d\" or \"12h\", or \"off\""),
+        ("rotate_every = \"5m\"", "1:16", "10m or more"),
         ("log = \"wran\"", "1:7", "did you mean \"warn\"?"),
         ("interface = \"a-name-that-is-too-long\"", "1:13", "1 to 15 characters"),
         ("subnets = [{ prefix = \"192.168.7.1/24\" }]", "1:23", "write \"192.168.7.0/24\""),

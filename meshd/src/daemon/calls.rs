@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::service::Service;
-use super::{network, show};
+use super::{network, show, trust};
 use crate::api::server::{Call, refuse};
 use crate::api::view::Path;
 use crate::api::{Answer, Pong, Request};
@@ -41,6 +41,9 @@ impl Service {
                 return self.ping(now, &peer, Duration::from_millis(timeout_ms.into()), call.reply);
             }
             Request::Reachability => Answer::Reachability { endpoints: reachability(node) },
+            Request::Keys => Answer::Keys(Box::new(trust::keys(node, now))),
+            Request::RotateKeys { stolen } => self.rotate_keys(now, stolen),
+            Request::Revoke(request) => self.revoke(now, &request),
             Request::Reload => match self.reload().await {
                 Ok(notes) => Answer::Done { notes },
                 Err(error) => refuse(exit::USAGE, error.to_string()),
@@ -137,7 +140,7 @@ impl Pings {
 }
 
 /// The member with this name, overlay address, or member id.
-fn find(node: &Node, now: Now, text: &str) -> Option<MemberId> {
+pub(super) fn find(node: &Node, now: Now, text: &str) -> Option<MemberId> {
     let by_name = Name::new(text).ok().and_then(|name| node.member_named(now, &name));
     let by_address = || node.member_at(now, &text.parse::<IpAddr>().ok()?);
     let by_id = || text.parse::<MemberId>().ok().filter(|member| node.membership().get(*member).is_some());

@@ -12,6 +12,7 @@
 //! | `show` | the node's state as the control socket shows it |
 //! | `network` | the device's addresses and routes, the machine's own addresses |
 //! | `store` | writes the cache and the timestamp floor, on a thread of its own |
+//! | `trust` | keys and revocations over the control socket |
 //! | [`dns`] | keeps the configured endpoints' addresses up to date |
 //! | [`lanes`] | the data plane's threads |
 //! | [`notify`] | tells systemd |
@@ -25,6 +26,7 @@ mod service;
 mod show;
 mod start;
 mod store;
+mod trust;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use meshnet::dataplane::tx::super_packet_max_bytes;
@@ -152,6 +153,7 @@ impl Network {
             interface_addresses,
             sockets: sockets.to_vec(),
             mtu: config.mtu,
+            rotate_every: config.rotate_every.map(Duration::from_secs),
         }
     }
 }

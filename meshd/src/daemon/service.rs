@@ -13,6 +13,7 @@ use meshnet::io::udp::{FaultKind, Sent};
 use meshnet::membership::Membership;
 use meshnet::node::{self, Event, JoinOrigin, Node};
 use meshnet::time::{Mono, Now};
+use proto::bundle::SignedBundle;
 use proto::id::MemberId;
 use rand::rngs::StdRng;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,14 +25,14 @@ use super::calls::Pings;
 use super::dns::Resolver;
 use super::lanes::{Lanes, Report};
 use super::network::Network;
-use super::store::Store;
+use super::store::{Saved, Store};
 use super::{Options, notify};
 use crate::api::server::{Call, Unlink};
 use crate::config::{self, Config};
 use crate::join::server::{Mesh, Server as JoinServer};
 use crate::log;
-use crate::state::files::parse_objects;
-use crate::state::{Home, Lock};
+use crate::state::files::{TransportKeys, emit_objects, parse_objects};
+use crate::state::{Home, Kind, Lock};
 
 /// Reports taken from the data plane in one go.
 const BATCH: usize = 64;
@@ -57,6 +58,7 @@ pub(super) struct Parts {
     pub(super) calls: mpsc::Receiver<Call>,
     pub(super) join: JoinServer,
     pub(super) store: Store,
+    pub(super) saved: mpsc::Receiver<Saved>,
     pub(super) rng: StdRng,
     pub(super) _unlink: Unlink,
     pub(super) _lock: Lock,
@@ -80,6 +82,7 @@ enum Wake {
     Network,
     NetworkSettled,
     Endpoints,
+    Saved(Saved),
     Reload,
     End(&'static str),
     Timer,
@@ -120,6 +123,7 @@ impl Service {
                     Wake::Network
                 }
                 _ = self.parts.resolver.changed() => Wake::Endpoints,
+                Some(saved) = self.parts.saved.recv() => Wake::Saved(saved),
                 count = self.parts.reports.recv_many(&mut batch, BATCH) => Wake::Reports(count),
             };
             match wake {
@@ -140,6 +144,7 @@ impl Service {
                     self.apply_settings().await;
                 }
                 Wake::Endpoints => self.apply_settings().await,
+                Wake::Saved(saved) => self.take_saved(saved),
                 Wake::Reload => {
                     notify::reloading();
                     // What it has to say is in the log.
@@ -231,6 +236,28 @@ impl Service {
             Event::Undeliverable { packet, error } => self.parts.lanes.refuse(now.mono, &packet, error),
             Event::CacheChanged => self.parts.store.cache_changed(),
             Event::ReserveTimestamp(floor_us) => self.parts.store.reserve(floor_us),
+            Event::SaveKeys { ring, generation } => {
+                self.parts.store.persist(Kind::Transport, generation, TransportKeys::of(&ring).payload());
+            }
+            Event::KeysRotated { epoch } => info!(%epoch, "the transport key was replaced"),
+            Event::RevocationsChanged => {
+                let payload = emit_objects(self.parts.node.export_revocations());
+                self.parts.store.persist(Kind::Revocations, 0, payload.into());
+            }
+            Event::BundlesChanged => {
+                let trust = self.parts.node.membership().trust();
+                info!(version = trust.version(), "the mesh has a new trust bundle");
+                let payload = emit_objects(trust.after(0).iter().map(SignedBundle::to_bytes));
+                self.parts.home.chain = trust.clone();
+                self.parts.store.persist(Kind::Chain, 0, payload.into());
+            }
+            Event::Revoked { member, .. } if member == self.parts.node.member() => {
+                error!("this node was revoked: it is no member of the mesh any more");
+            }
+            Event::Revoked { member, name } => {
+                let name = name.map(|name| name.to_string()).unwrap_or_default();
+                warn!(peer = %name, %member, "revoked");
+            }
             Event::PeerUp { name, member } => info!(peer = %name, %member, "connected"),
             Event::PeerDown { name, member } => info!(peer = %name, %member, "disconnected"),
             Event::PathChanged { name, path, .. } => debug!(peer = %name, ?path, "path changed"),
@@ -239,6 +266,17 @@ impl Service {
                 let node = &self.parts.node;
                 self.pings.answer(id, rtt_us, |member| super::show::path_to(node, now, member));
             }
+        }
+    }
+
+    /// A file of the node's is on the disk.
+    fn take_saved(&mut self, saved: Saved) {
+        if saved.kind == Kind::Transport {
+            let now = clock::now();
+            self.parts.node.keys_saved(now, saved.generation);
+            let newest = self.parts.node.newest_key();
+            self.parts.join.set_key(newest.secret.clone(), newest.signed.clone());
+            self.drain(now);
         }
     }
 

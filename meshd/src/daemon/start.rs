@@ -6,16 +6,15 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use meshnet::crypto::{Secret, TransportSecret};
+use meshnet::crypto::Secret;
 use meshnet::io::clock;
 use meshnet::io::netlink::{Netlink, Watch};
 use meshnet::io::tun;
 use meshnet::io::udp::{self, Bind, BindError};
 use meshnet::membership::IdentitySecret;
-use meshnet::node::{self, Node, NodeConfig, OwnEpoch};
+use meshnet::node::{self, Node, NodeConfig};
 use meshnet::path::SocketId;
 use proto::id::BootEpoch;
-use proto::signed::Signed;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::mpsc;
@@ -25,7 +24,7 @@ use super::dns::Resolver;
 use super::lanes::{CHANNEL_LEN, Lanes, SOCKETS_MAX, Sockets};
 use super::network::Network;
 use super::service::{Parts, Service};
-use super::store::Store;
+use super::store::{MAX_SAVED, Store};
 use super::{Options, notify};
 use crate::api::server;
 use crate::config::Config;
@@ -102,8 +101,8 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
         keys.save(&state)?;
         info!("a new key epoch says which ciphers this node has now");
     }
-    let epochs = own_epochs(&state, &keys)?;
-    let newest = epochs.last().context("there is no transport key")?;
+    let ring = keys.ring().ok_or_else(|| state.nonsense(Kind::Transport))?;
+    let newest = ring.epochs().last().context("there is no transport key")?;
     let join = JoinServer::new(Register::open(&state)?, newest.secret.clone(), newest.signed.clone());
     let cache = load_cache(&state)?;
     let boot = BootEpoch(state.next_boot(now.wall.seconds())?);
@@ -122,11 +121,11 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
         NodeConfig {
             identity: IdentitySecret::from_bytes(&home.identity.to_bytes()),
             gate: Secret::new(*home.gate()?),
-            epochs,
+            keys: ring,
             certificate: home.certificate.signed().clone(),
             issuer: home.issuer.as_ref().map(|issuer| issuer.signed().clone()),
             trust: home.chain.clone(),
-            revocations: load_revocations(&state)?,
+            revocations: state.objects(Kind::Revocations)?,
             boot,
             timestamp_floor_us: floor,
             cache: cache.to_vec(),
@@ -138,8 +137,9 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
         StdRng::from_rng(&mut rng),
     )?;
 
-    let store =
-        Store::start(state.clone(), &cache).context("cannot start the thread that writes the state")?;
+    let (saved_tx, saved) = mpsc::channel(MAX_SAVED);
+    let store = Store::start(state.clone(), &cache, saved_tx)
+        .context("cannot start the thread that writes the state")?;
     let socket_path = state.socket();
     let listener = server::bind(&socket_path)
         .map_err(|source| Error::ControlSocket { path: socket_path.clone(), source })?;
@@ -172,18 +172,11 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
         calls,
         join,
         store,
+        saved,
         rng,
         _unlink: server::Unlink(socket_path),
         _lock: lock,
     }))
-}
-
-fn own_epochs(state: &StateDir, keys: &TransportKeys) -> anyhow::Result<Vec<OwnEpoch>> {
-    let parse = |key: &state::files::TransportKey| {
-        let signed = Signed::parse(&key.epoch).map_err(|_| state.nonsense(Kind::Transport))?;
-        Ok(OwnEpoch { secret: TransportSecret::new(key.secret), signed })
-    };
-    keys.keys.iter().map(parse).collect()
 }
 
 /// A damaged cache is no reason not to start: the other members have its content. It is kept for whoever wonders.
@@ -197,14 +190,6 @@ fn load_cache(state: &StateDir) -> Result<zeroize::Zeroizing<Vec<u8>>, state::Er
         }
         Err(error) => Err(error),
     }
-}
-
-fn load_revocations(state: &StateDir) -> Result<Vec<Signed<proto::revocation::Revocation>>, state::Error> {
-    let objects = state.objects(Kind::Revocations)?;
-    objects
-        .iter()
-        .map(|object| Signed::parse(object).map_err(|_| state.nonsense(Kind::Revocations)))
-        .collect()
 }
 
 fn open_sockets(config: &Config, path: &Path) -> Result<(Sockets, Vec<node::Socket>), Error> {

@@ -1,14 +1,16 @@
 //! Writing what the node wants to find again, on a thread of its own: a disk that hangs must not hold up the loop.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use blake2::{Blake2s256, Digest};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{error, info};
+use zeroize::Zeroizing;
 
 use crate::state::{self, Kind, StateDir};
 
@@ -16,6 +18,10 @@ use crate::state::{self, Kind, StateDir};
 const SETTLE: Duration = Duration::from_secs(1);
 /// Time from one write of the cache to the next: a crash loses at most this much, which the others send again.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Time from a write that failed to the next try.
+const RETRY: Duration = Duration::from_secs(2);
+/// Most files that were saved and not taken note of yet.
+pub(super) const MAX_SAVED: usize = 64;
 
 /// Writes to the state directory while the daemon runs.
 pub(super) struct Store {
@@ -33,11 +39,21 @@ struct Shared {
     failing: AtomicBool,
 }
 
+/// A file that [`Store::persist`] was given is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Saved {
+    /// Which file.
+    pub(super) kind: Kind,
+    /// The generation given.
+    pub(super) generation: u64,
+}
+
 /// What is to be written. A newer one takes the place of an older one, so nothing piles up.
 #[derive(Default)]
 struct Wanted {
     cache: Option<Vec<u8>>,
     floor_us: Option<u64>,
+    files: BTreeMap<Kind, (u64, Zeroizing<Vec<u8>>)>,
     waiting: Vec<oneshot::Sender<()>>,
     end: bool,
 }
@@ -47,12 +63,16 @@ impl Store {
     ///
     /// # Errors
     /// When there is no thread to be had.
-    pub(super) fn start(state: StateDir, cache: &[u8]) -> std::io::Result<Store> {
+    pub(super) fn start(
+        state: StateDir,
+        cache: &[u8],
+        saved_files: mpsc::Sender<Saved>,
+    ) -> std::io::Result<Store> {
         let shared = Arc::new(Shared::default());
         let writer = shared.clone();
         let thread = std::thread::Builder::new()
             .name("mesh-store".into())
-            .spawn(move || write_until_end(&state, &writer))?;
+            .spawn(move || write_until_end(&state, &writer, &saved_files))?;
         Ok(Store { shared, thread: Some(thread), saved: digest(cache), due: None, last: None })
     }
 
@@ -84,6 +104,14 @@ impl Store {
         self.want(|wanted| wanted.floor_us = Some(floor_us));
     }
 
+    /// Has a file written, and tells when it is on the disk. A write that fails is tried again until it succeeds, or a
+    /// later one takes its place.
+    pub(super) fn persist(&self, kind: Kind, generation: u64, payload: Zeroizing<Vec<u8>>) {
+        self.want(|wanted| {
+            wanted.files.insert(kind, (generation, payload));
+        });
+    }
+
     /// Waits until all that was wanted so far is on the disk, or has failed.
     pub(super) async fn finish(&self) {
         let (done, waiting) = oneshot::channel();
@@ -113,20 +141,46 @@ impl Drop for Store {
     }
 }
 
-fn write_until_end(state: &StateDir, shared: &Shared) {
+fn write_until_end(state: &StateDir, shared: &Shared, saved: &mpsc::Sender<Saved>) {
+    let mut again = false;
     loop {
         let guard = shared.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = |wanted: &mut Wanted| {
-            wanted.cache.is_none() && wanted.floor_us.is_none() && wanted.waiting.is_empty() && !wanted.end
+            wanted.cache.is_none()
+                && wanted.floor_us.is_none()
+                && wanted.files.is_empty()
+                && wanted.waiting.is_empty()
+                && !wanted.end
         };
-        let mut guard = shared.changed.wait_while(guard, idle).unwrap_or_else(PoisonError::into_inner);
+        let mut guard = if again {
+            // What failed is still wanted: leave the disk some time.
+            let rested = shared.changed.wait_timeout_while(guard, RETRY, |wanted| !wanted.end);
+            rested.unwrap_or_else(PoisonError::into_inner).0
+        } else {
+            shared.changed.wait_while(guard, idle).unwrap_or_else(PoisonError::into_inner)
+        };
         let wanted = std::mem::take(&mut *guard);
         drop(guard);
         // The floor first: it is short, and the cache comes back from the other members.
         let floor = wanted.floor_us.map(|floor_us| state.write_number(Kind::Floor, floor_us));
         let cache = wanted.cache.map(|cache| state.write(Kind::Records, &cache));
-        if floor.is_some() || cache.is_some() {
-            note(shared, floor.unwrap_or(Ok(())).and(cache.unwrap_or(Ok(()))));
+        let any = floor.is_some() || cache.is_some() || !wanted.files.is_empty();
+        let mut outcome = floor.unwrap_or(Ok(())).and(cache.unwrap_or(Ok(())));
+        again = false;
+        for (kind, (generation, payload)) in wanted.files {
+            match state.write(kind, &payload) {
+                // Nobody to tell: the daemon is ending.
+                Ok(()) => drop(saved.blocking_send(Saved { kind, generation })),
+                Err(error) => {
+                    outcome = outcome.and(Err(error));
+                    again = !wanted.end;
+                    let mut guard = shared.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+                    guard.files.entry(kind).or_insert((generation, payload));
+                }
+            }
+        }
+        if any {
+            note(shared, outcome);
         }
         for waiting in wanted.waiting {
             // Who does not wait any more does not mind.
@@ -162,8 +216,26 @@ mod tests {
     fn fresh() -> (tempfile::TempDir, StateDir, Store) {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDir::create(&directory.path().join("s")).unwrap();
-        let store = Store::start(state.clone(), b"").unwrap();
+        let (saved, _) = mpsc::channel(MAX_SAVED);
+        let store = Store::start(state.clone(), b"", saved).unwrap();
         (directory, state, store)
+    }
+
+    #[tokio::test]
+    async fn a_file_is_told_of_when_it_is_on_the_disk_and_not_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::create(&directory.path().join("s")).unwrap();
+        let (saved, mut told) = mpsc::channel(MAX_SAVED);
+        let store = Store::start(state.clone(), b"", saved).unwrap();
+        // A directory in the file's place: root may write everywhere else.
+        std::fs::create_dir_all(state.file(Kind::Transport).join("x")).unwrap();
+        store.persist(Kind::Transport, 1, Zeroizing::new(b"one".to_vec()));
+        store.finish().await;
+        assert!(store.is_failing());
+        assert!(told.try_recv().is_err());
+        std::fs::remove_dir_all(state.file(Kind::Transport)).unwrap();
+        assert_eq!(told.recv().await, Some(Saved { kind: Kind::Transport, generation: 1 }));
+        assert_eq!(state.read(Kind::Transport).unwrap().unwrap().as_slice(), b"one");
     }
 
     #[tokio::test]

@@ -68,6 +68,11 @@ impl Server {
         Server { register, transport, epoch, exchanges: BTreeMap::new() }
     }
 
+    /// Replaces the node's transport key for joins that begin from now on.
+    pub fn set_key(&mut self, transport: TransportSecret, epoch: Signed<KeyEpoch>) {
+        (self.transport, self.epoch) = (transport, epoch);
+    }
+
     /// Takes a join datagram. Whoever does not know an invitation gets no answer.
     pub fn handle(
         &mut self,

@@ -1,11 +1,13 @@
 //! Showing the daemon's answers to people: aligned tables, colours only on a terminal.
 
+mod keys;
 mod tables;
 pub mod units;
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+pub use keys::{keys, rotation};
 pub use tables::{candidates, describe, peers, routes, status};
 
 /// How often `--watch` asks again.
@@ -72,6 +74,38 @@ pub fn show(
         }
         first = false;
         std::thread::sleep(WATCH_INTERVAL);
+    }
+}
+
+/// Shows how far something is: in place on a terminal, else a line whenever it differs.
+#[derive(Debug)]
+pub struct Progress {
+    redraw: bool,
+    last: String,
+}
+
+impl Progress {
+    /// For standard output; JSON is never drawn over.
+    pub fn new(json: bool) -> Progress {
+        Progress { redraw: Style::of_stdout().screen && !json, last: String::new() }
+    }
+
+    /// Shows `text`, lines with their ends, in the place of what was shown before.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn show(&mut self, text: &str) -> io::Result<()> {
+        if text == self.last {
+            return Ok(());
+        }
+        let up = if self.redraw { self.last.lines().count() } else { 0 };
+        let out = match up {
+            0 => text.to_owned(),
+            // Up to where it began, and each line cleared to its end; what is below goes.
+            up => format!("\x1b[{up}A{}\x1b[J", text.replace('\n', "\x1b[K\n")),
+        };
+        text.clone_into(&mut self.last);
+        print(&out)
     }
 }
 

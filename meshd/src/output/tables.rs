@@ -151,12 +151,12 @@ fn state_colour(state: PeerState) -> Color {
     }
 }
 
-fn coloured(text: &str, colour: Color, style: Style) -> Cell {
+pub(super) fn coloured(text: &str, colour: Color, style: Style) -> Cell {
     let cell = Cell::new(text);
     if style.colour { cell.fg(colour) } else { cell }
 }
 
-fn table(style: Style, header: &[&str]) -> Table {
+pub(super) fn table(style: Style, header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -173,14 +173,14 @@ fn table(style: Style, header: &[&str]) -> Table {
     table
 }
 
-fn right_align(table: &mut Table, column: usize) {
+pub(super) fn right_align(table: &mut Table, column: usize) {
     if let Some(column) = table.column_mut(column) {
         column.set_cell_alignment(CellAlignment::Right);
     }
 }
 
 /// The table's text, without the blanks that padding leaves at the ends of lines.
-fn finish(table: &Table) -> String {
+pub(super) fn finish(table: &Table) -> String {
     let mut text = String::new();
     for line in table.lines() {
         text.push_str(line.trim_end());

@@ -2,7 +2,9 @@
 
 use meshnet::crypto::{Suite, TransportSecret};
 use meshnet::membership::{IdentitySecret, member_id};
-use proto::id::{KeyEpochNumber, MeshId};
+use meshnet::node::{KeyRing, OwnEpoch};
+use meshnet::session::MAX_RETIRED;
+use proto::id::{KeyEpochNumber, MeshId, TransportKey as PublicKey};
 use proto::key_epoch::{Capabilities, KeyEpoch};
 use proto::signed::Signed;
 use rand::CryptoRng;
@@ -13,11 +15,23 @@ use super::{Error, Kind, StateDir};
 /// Most transport keys kept: previous, current, and next, with room for an interrupted rotation.
 const MAX_TRANSPORT_KEYS: usize = 8;
 
-/// A node's transport secrets by key epoch, oldest first.
+/// Most replaced keys that are remembered.
+const MAX_RETIRED_KEYS: usize = 64;
+
+/// In the place of a first key's number: what follows is how far a rotation is, and only then the keys.
+const WITH_ROTATION: u32 = u32::MAX;
+
+/// A node's transport secrets by key epoch, oldest first, and how far their rotation is.
 #[derive(Default, Zeroize, ZeroizeOnDrop)]
 pub struct TransportKeys {
     /// The keys; the last is the newest.
     pub keys: Vec<TransportKey>,
+    /// The number of the epoch that handshakes are made with.
+    pub in_use: u32,
+    /// Sessions made with earlier epochs are void; 0: none.
+    pub cut: u32,
+    /// Public halves of replaced keys, oldest first.
+    pub retired: Vec<[u8; 32]>,
 }
 
 /// One epoch's transport secret.
@@ -82,6 +96,37 @@ impl TransportKey {
 }
 
 impl TransportKeys {
+    /// A node's first key.
+    pub fn first(key: TransportKey) -> TransportKeys {
+        TransportKeys { in_use: key.number, cut: 0, retired: Vec::new(), keys: vec![key] }
+    }
+
+    /// What the core wants to have written.
+    pub fn of(ring: &KeyRing) -> TransportKeys {
+        let key = |epoch: &OwnEpoch| TransportKey {
+            number: epoch.number().0,
+            secret: *epoch.secret.bytes(),
+            epoch: epoch.signed.to_bytes(),
+        };
+        TransportKeys {
+            keys: ring.epochs().iter().map(key).collect(),
+            in_use: ring.in_use().0,
+            cut: ring.cut().0,
+            retired: ring.retired().iter().map(|key| key.0).collect(),
+        }
+    }
+
+    /// For the core; `None` where the signed epochs do not parse, or do not fit together.
+    pub fn ring(&self) -> Option<KeyRing> {
+        let epoch = |key: &TransportKey| {
+            let signed = Signed::parse(&key.epoch).ok()?;
+            Some(OwnEpoch { secret: TransportSecret::new(key.secret), signed })
+        };
+        let epochs: Option<Vec<OwnEpoch>> = self.keys.iter().map(epoch).collect();
+        let retired = self.retired.iter().map(|key| PublicKey(*key)).collect();
+        KeyRing::new(epochs?, KeyEpochNumber(self.in_use), retired, KeyEpochNumber(self.cut)).ok()
+    }
+
     /// Reads them.
     ///
     /// # Errors
@@ -96,7 +141,19 @@ impl TransportKeys {
     /// # Errors
     /// As [`StateDir::write`].
     pub fn save(&self, state: &StateDir) -> Result<(), Error> {
-        let mut payload = Zeroizing::new(Vec::with_capacity(self.keys.len() * 256));
+        state.write(Kind::Transport, &self.payload())
+    }
+
+    /// The content of the file.
+    pub fn payload(&self) -> Zeroizing<Vec<u8>> {
+        let mut payload =
+            Zeroizing::new(Vec::with_capacity(64 + self.retired.len() * 32 + self.keys.len() * 256));
+        for number in [WITH_ROTATION, self.in_use, self.cut] {
+            payload.extend_from_slice(&number.to_be_bytes());
+        }
+        // The core bounds them to fewer than MAX_RETIRED_KEYS.
+        payload.extend_from_slice(&(self.retired.len() as u16).to_be_bytes());
+        self.retired.iter().for_each(|key| payload.extend_from_slice(key));
         for key in &self.keys {
             payload.extend_from_slice(&key.number.to_be_bytes());
             payload.extend_from_slice(&key.secret);
@@ -104,7 +161,7 @@ impl TransportKeys {
             payload.extend_from_slice(&(key.epoch.len() as u16).to_be_bytes());
             payload.extend_from_slice(&key.epoch);
         }
-        state.write(Kind::Transport, &payload)
+        payload
     }
 
     /// Makes the newest key epoch one that declares AES-256-GCM exactly when `capabilities` do: peers choose the suite by
@@ -130,9 +187,13 @@ impl TransportKeys {
         }
         let number = KeyEpochNumber(newest.number + 1);
         let key = TransportKey::declaring(capabilities, rng, identity, mesh, number, now_s)?;
-        if self.keys.len() == MAX_TRANSPORT_KEYS {
-            self.keys.remove(0);
+        // Who comes with an older one, which says something else of the ciphers, is told the new one.
+        for old in self.keys.drain(..) {
+            self.retired.push(Signed::<KeyEpoch>::parse(&old.epoch)?.body().key.0);
         }
+        let surplus = self.retired.len().saturating_sub(MAX_RETIRED);
+        self.retired.drain(..surplus);
+        self.in_use = key.number;
         self.keys.push(key);
         Ok(true)
     }
@@ -140,6 +201,23 @@ impl TransportKeys {
     fn parse(payload: &[u8]) -> Option<TransportKeys> {
         let mut rest = payload;
         let mut keys = TransportKeys::default();
+        // The first version wrote the keys alone; the newest was in use.
+        let with_rotation = payload.starts_with(&WITH_ROTATION.to_be_bytes());
+        if with_rotation {
+            let [_, in_use, cut]: [u32; 3] = [
+                u32::from_be_bytes(take(&mut rest)?),
+                u32::from_be_bytes(take(&mut rest)?),
+                u32::from_be_bytes(take(&mut rest)?),
+            ];
+            (keys.in_use, keys.cut) = (in_use, cut);
+            let count = usize::from(u16::from_be_bytes(take(&mut rest)?));
+            if count > MAX_RETIRED_KEYS {
+                return None;
+            }
+            for _ in 0..count {
+                keys.retired.push(take(&mut rest)?);
+            }
+        }
         while !rest.is_empty() {
             let number = u32::from_be_bytes(take(&mut rest)?);
             let secret = take(&mut rest)?;
@@ -152,7 +230,10 @@ impl TransportKeys {
             }
             keys.keys.push(TransportKey { number, secret, epoch: epoch.to_vec() });
         }
-        (!keys.keys.is_empty()).then_some(keys)
+        if !with_rotation {
+            keys.in_use = keys.keys.last()?.number;
+        }
+        keys.keys.iter().any(|key| key.number == keys.in_use).then_some(keys)
     }
 }
 
@@ -304,12 +385,31 @@ mod tests {
         state.write(Kind::Identity, &[1; 32]).unwrap();
         assert!(matches!(TransportKeys::load(&state), Err(Error::Missing { .. })));
         let key = |number| TransportKey { number, secret: [number as u8; 32], epoch: vec![number as u8; 9] };
-        TransportKeys { keys: vec![key(3), key(4)] }.save(&state).unwrap();
+        let keys = |keys: Vec<TransportKey>, in_use| TransportKeys {
+            keys,
+            in_use,
+            cut: 2,
+            retired: vec![[1; 32], [2; 32]],
+        };
+        keys(vec![key(3), key(4)], 3).save(&state).unwrap();
         let loaded = TransportKeys::load(&state).unwrap();
         assert_eq!(loaded.keys.iter().map(|key| key.number).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!((loaded.in_use, loaded.cut, loaded.retired.clone()), (3, 2, vec![[1; 32], [2; 32]]));
         assert_eq!(loaded.keys[1].epoch, [4; 9]);
-        TransportKeys { keys: vec![key(4), key(3)] }.save(&state).unwrap();
-        assert!(matches!(TransportKeys::load(&state), Err(Error::Damaged { .. })));
+        for wrong in [keys(vec![key(4), key(3)], 3), keys(vec![key(3)], 4), keys(vec![], 0)] {
+            wrong.save(&state).unwrap();
+            assert!(matches!(TransportKeys::load(&state), Err(Error::Damaged { .. })));
+        }
+    }
+
+    #[test]
+    fn keys_that_the_first_version_wrote_are_read() {
+        let (_holder, state) = fresh();
+        let payload = [&[0, 0, 0, 1][..], &[7; 32], &[0, 3], &[9; 3]].concat();
+        state.write(Kind::Transport, &payload).unwrap();
+        let loaded = TransportKeys::load(&state).unwrap();
+        assert_eq!((loaded.in_use, loaded.cut, loaded.keys.len()), (1, 0, 1));
+        assert!(loaded.retired.is_empty());
     }
 
     #[test]
@@ -319,15 +419,16 @@ mod tests {
         let identity = IdentitySecret::generate(&mut rng);
         let mesh = MeshId([5; 16]);
         let first = TransportKey::declaring(aes, &mut rng, &identity, mesh, KeyEpochNumber(1), 7).unwrap();
-        let mut keys = TransportKeys { keys: vec![first.clone()] };
+        let mut keys = TransportKeys::first(first.clone());
         let mut declare = |keys: &mut TransportKeys, capabilities| {
             keys.declare(capabilities, &mut rng, &identity, mesh, 8).unwrap()
         };
         assert!(!declare(&mut keys, aes.union(Capabilities::OFFLOAD)));
         assert!(declare(&mut keys, none) && !declare(&mut keys, none));
-        let newest = Signed::<KeyEpoch>::parse(&keys.keys[1].epoch).unwrap();
+        let newest = Signed::<KeyEpoch>::parse(&keys.keys[0].epoch).unwrap();
         assert_eq!((newest.body().number, newest.body().capabilities), (KeyEpochNumber(2), none));
-        assert_ne!(keys.keys[1].secret, first.secret);
+        assert_ne!(keys.keys[0].secret, first.secret);
+        assert_eq!((keys.keys.len(), keys.in_use, keys.retired.len()), (1, 2, 1));
         // However often that happens, there is room in the file.
         for round in 0..20 {
             assert!(declare(&mut keys, if round % 2 == 0 { aes } else { none }));

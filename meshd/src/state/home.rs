@@ -4,11 +4,11 @@ use meshnet::membership::{
     AuthoritySecret, BundleError, CertificateError, IdentitySecret, Membership, TrustChain,
     VerifiedCertificate,
 };
+use meshnet::node::import_revocations;
 use meshnet::time::UnixMs;
 use proto::bundle::SignedBundle;
 use proto::certificate::Certificate;
 use proto::id::IdentityKey;
-use proto::revocation::Revocation;
 use proto::signed::{ObjectKind, Signed};
 use zeroize::Zeroizing;
 
@@ -107,12 +107,7 @@ impl Home {
     /// As [`StateDir::read`]. What is in the cache and does not verify is left out.
     pub fn membership(&self, wall: UnixMs) -> Result<Membership, Error> {
         let mut membership = Membership::new(self.chain.clone());
-        for object in self.state.objects(Kind::Revocations)? {
-            if let Ok(revocation) = Signed::<Revocation>::parse(&object) {
-                // One that does not verify was verified when it was stored: the authority has changed since.
-                let _ = membership.add_revocation(revocation);
-            }
-        }
+        import_revocations(&mut membership, wall, &self.state.objects(Kind::Revocations)?);
         let issuer = self.issuer.as_ref().map(|issuer| issuer.signed().clone());
         // The own certificate verified on loading; it is refused here only if it has been revoked.
         let _ = membership.add_certificate(wall, self.certificate.signed().clone(), issuer);

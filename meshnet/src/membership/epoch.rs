@@ -39,6 +39,8 @@ pub enum EpochError {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct KeyEpochs {
     by_number: BTreeMap<KeyEpochNumber, Signed<KeyEpoch>>,
+    /// The member no longer uses earlier ones.
+    floor: KeyEpochNumber,
 }
 
 impl KeyEpochs {
@@ -56,6 +58,9 @@ impl KeyEpochs {
             return Err(EpochError::UnknownMember);
         }
         let number = value.number;
+        if number < self.floor {
+            return Err(EpochError::Old(number));
+        }
         match self.by_number.get(&number) {
             Some(known) if *known == epoch => return Ok(false),
             Some(_) => {
@@ -73,7 +78,35 @@ impl KeyEpochs {
         if self.by_number.len() > MAX_EPOCHS {
             self.by_number.pop_first();
         }
+        self.forget_retired();
         Ok(true)
+    }
+
+    /// Epochs before `oldest` are used no more. The newest known one stays until a newer one comes, so that the member can
+    /// be asked for it; but handshakes from it are not taken. Returns whether that is news.
+    pub(super) fn retire_below(&mut self, oldest: KeyEpochNumber) -> bool {
+        let news = oldest > self.floor;
+        self.floor = self.floor.max(oldest);
+        self.forget_retired();
+        news
+    }
+
+    /// The epochs that the member's handshakes may be made with.
+    pub fn accepted(&self) -> impl Iterator<Item = &Signed<KeyEpoch>> + '_ {
+        self.by_number.range(self.floor..).map(|(_, epoch)| epoch)
+    }
+
+    /// The oldest epoch that is not retired, as far as the member has told.
+    pub fn floor(&self) -> KeyEpochNumber {
+        self.floor
+    }
+
+    fn forget_retired(&mut self) {
+        while self.by_number.len() > 1
+            && self.by_number.keys().next().is_some_and(|oldest| *oldest < self.floor)
+        {
+            self.by_number.pop_first();
+        }
     }
 
     /// The epoch of a number.
@@ -86,9 +119,9 @@ impl KeyEpochs {
         self.by_number.values().next_back()
     }
 
-    /// The epoch with this transport key.
+    /// The epoch with this transport key, unless it is retired.
     pub fn with_key(&self, key: &TransportKey) -> Option<&Signed<KeyEpoch>> {
-        self.by_number.values().find(|epoch| epoch.body().key == *key)
+        self.accepted().find(|epoch| epoch.body().key == *key)
     }
 
     /// The epochs, ascending.

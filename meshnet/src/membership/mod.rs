@@ -35,4 +35,4 @@ pub use issue::{DEFAULT_LIFETIME_S, IssueError, Request, Signer, issue};
 pub use revocation::{MAX_REVOCATIONS, RevocationError, RevocationSet};
 pub use secret::{AuthoritySecret, BadSignature, IdentitySecret, verify_join};
 pub use source::{MAX_OWNERS, MAX_SOURCES, SourceTable, SourceTableBuilder};
-pub use table::{AddError, Added, Claimed, Clash, MAX_MEMBERS, Member, Membership};
+pub use table::{AddError, Added, Claimed, Clash, MAX_FORMER_OPERATORS, MAX_MEMBERS, Member, Membership};

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use blake2::{Blake2s256, Digest};
 use proto::certificate::{Certificate, Issuer, Roles};
+use proto::frame::BUCKETS;
 use proto::id::{MemberId, Serial};
 use proto::revocation::{Revocation, RevocationTarget};
 use proto::signed::Signed;
@@ -18,6 +19,28 @@ use super::secret::verify_signed;
 
 /// Bound on the number of targets.
 pub const MAX_REVOCATIONS: usize = 16_384;
+
+/// Which bucket a target belongs to.
+fn bucket(target: &RevocationTarget) -> usize {
+    (mark(target, 0) % BUCKETS as u64) as usize
+}
+
+/// A hash of target and cutoff.
+fn mark(target: &RevocationTarget, cutoff_s: u64) -> u64 {
+    let mut hash = Blake2s256::new();
+    update(&mut hash, target);
+    hash.update(cutoff_s.to_be_bytes());
+    let hash = hash.finalize();
+    u64::from_be_bytes(std::array::from_fn(|i| hash[i]))
+}
+
+fn update(hash: &mut Blake2s256, target: &RevocationTarget) {
+    match target {
+        RevocationTarget::Member(member) => hash.update([&[1], member.0.as_slice()].concat()),
+        RevocationTarget::Serial(serial) => hash.update([&[2], serial.0.to_be_bytes().as_slice()].concat()),
+        RevocationTarget::Key(key) => hash.update([&[3], key.0.as_slice()].concat()),
+    }
+}
 
 /// Why a revocation is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -48,6 +71,8 @@ pub struct RevocationSet {
     by_target: BTreeMap<RevocationTarget, Signed<Revocation>>,
     /// Members revoked by id or by key, with the earliest cutoff.
     members: BTreeMap<MemberId, u64>,
+    /// Of each bucket, the XOR of a hash of each revocation in it.
+    summary: [u64; BUCKETS],
 }
 
 impl RevocationSet {
@@ -103,8 +128,28 @@ impl RevocationSet {
             let cutoff_s = self.members.entry(member).or_insert(value.cutoff_s);
             *cutoff_s = value.cutoff_s.min(*cutoff_s);
         }
-        self.by_target.insert(value.target, revocation);
+        let (bucket, mark) = (bucket(&value.target), mark(&value.target, value.cutoff_s));
+        self.summary[bucket] ^= mark;
+        if let Some(before) = self.by_target.insert(value.target, revocation) {
+            self.summary[bucket] ^= self::mark(&before.body().target, before.body().cutoff_s);
+        }
         Ok(true)
+    }
+
+    /// A hash of each bucket of targets, to find out what another set lacks: equal buckets have equal hashes.
+    pub fn summary(&self) -> [u64; BUCKETS] {
+        self.summary
+    }
+
+    /// The revocations in the buckets whose hash is not that of `theirs`.
+    pub fn differing<'a>(
+        &'a self,
+        theirs: &'a [u64; BUCKETS],
+    ) -> impl Iterator<Item = &'a Signed<Revocation>> + 'a {
+        self.by_target.values().filter(|revocation| {
+            let bucket = bucket(&revocation.body().target);
+            self.summary[bucket] != theirs[bucket]
+        })
     }
 
     /// Whether a revocation ends `certificate`: by its member, serial, or identity key, or because the member who issued it
@@ -137,13 +182,7 @@ impl RevocationSet {
         }
         let mut hash = Blake2s256::new();
         for (target, revocation) in &self.by_target {
-            match target {
-                RevocationTarget::Member(member) => hash.update([&[1], member.0.as_slice()].concat()),
-                RevocationTarget::Serial(serial) => {
-                    hash.update([&[2], serial.0.to_be_bytes().as_slice()].concat())
-                }
-                RevocationTarget::Key(key) => hash.update([&[3], key.0.as_slice()].concat()),
-            }
+            update(&mut hash, target);
             hash.update(revocation.body().cutoff_s.to_be_bytes());
         }
         let hash = hash.finalize();

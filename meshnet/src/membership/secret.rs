@@ -4,6 +4,7 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use proto::id::IdentityKey;
 use proto::key_epoch::KeyEpoch;
 use proto::record::Record;
+use proto::revocation::Revocation;
 use proto::signed::{Body, Signed};
 use rand::CryptoRng;
 use zeroize::Zeroizing;
@@ -49,6 +50,14 @@ impl AuthoritySecret {
         root_key_id(&self.public())
     }
 
+    /// Signs a revocation as a root of the mesh.
+    ///
+    /// # Errors
+    /// Where it would be too long.
+    pub fn sign_revocation(&self, revocation: Revocation) -> Result<Signed<Revocation>, proto::Error> {
+        self.sign(revocation)
+    }
+
     /// Signs an object whose issuer is this root.
     pub(super) fn sign<T: Body>(&self, body: T) -> Result<Signed<T>, proto::Error> {
         Signed::sign_with(body, |message| self.0.sign(message).to_bytes())
@@ -86,6 +95,14 @@ impl IdentitySecret {
     /// Where it would be too long.
     pub fn sign_record(&self, record: Record) -> Result<Signed<Record>, proto::Error> {
         self.sign(record)
+    }
+
+    /// Signs a revocation, as an operator.
+    ///
+    /// # Errors
+    /// As [`Signed::sign_with`].
+    pub fn sign_revocation(&self, revocation: Revocation) -> Result<Signed<Revocation>, proto::Error> {
+        self.sign(revocation)
     }
 
     /// Signs a key epoch.

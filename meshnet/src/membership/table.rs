@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use proto::bundle::SignedBundle;
-use proto::certificate::{Certificate, Issuer};
+use proto::certificate::{Certificate, Issuer, Roles};
 use proto::id::{KeyEpochNumber, MemberId, MeshId, Name, Serial, TransportKey};
 use proto::key_epoch::KeyEpoch;
 use proto::revocation::Revocation;
@@ -27,6 +27,9 @@ use crate::time::UnixMs;
 
 /// Bound on the number of members.
 pub const MAX_MEMBERS: usize = 4096;
+
+/// Bound on the revoked operators whose certificates are kept, to verify what they had revoked.
+pub const MAX_FORMER_OPERATORS: usize = 256;
 
 /// A member: a certificate that verifies and was not revoked, and the key epochs known.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -122,6 +125,8 @@ struct Claim {
 pub struct Membership {
     trust: TrustChain,
     revocations: RevocationSet,
+    /// Operators that were revoked. What they had revoked stays so, and everybody must be able to verify it.
+    former_operators: BTreeMap<MemberId, VerifiedCertificate>,
     members: BTreeMap<MemberId, Member>,
     by_key: BTreeMap<TransportKey, (MemberId, KeyEpochNumber)>,
     addresses: BTreeMap<IpAddr, BTreeSet<Claim>>,
@@ -134,6 +139,7 @@ impl Membership {
         Self {
             trust,
             revocations: RevocationSet::new(),
+            former_operators: BTreeMap::new(),
             members: BTreeMap::new(),
             by_key: BTreeMap::new(),
             addresses: BTreeMap::new(),
@@ -176,6 +182,11 @@ impl Membership {
             _ => {}
         }
         if self.revocations.ends(certificate) {
+            if certificate.roles.contains(Roles::OPERATOR)
+                && let Ok(verified) = self.verify(signed, issuer)
+            {
+                self.keep_operator(verified);
+            }
             return Err(AddError::Revoked);
         }
         let verified = self.verify(signed, issuer)?;
@@ -203,14 +214,32 @@ impl Membership {
         let before: Vec<_> = member.epochs.iter().map(|epoch| epoch.body().key).collect();
         let new = member.epochs.insert(member.certificate.body(), epoch)?;
         if new {
-            for key in before {
-                self.by_key.remove(&key);
-            }
-            for epoch in member.epochs.iter() {
-                self.by_key.insert(epoch.body().key, (id, epoch.body().number));
-            }
+            self.index_keys(id, before);
         }
         Ok(new)
+    }
+
+    /// A member has said, in a record of its own, that it uses no key epochs before `oldest` any more: handshakes made with
+    /// those are refused from now on. Returns whether that is news.
+    pub fn retire_key_epochs(&mut self, member: MemberId, oldest: KeyEpochNumber) -> bool {
+        let Some(known) = self.members.get_mut(&member) else { return false };
+        let before: Vec<_> = known.epochs.iter().map(|epoch| epoch.body().key).collect();
+        let news = known.epochs.retire_below(oldest);
+        if news {
+            self.index_keys(member, before);
+        }
+        news
+    }
+
+    /// Brings the index of keys up to date for one member, who had the keys `before`.
+    fn index_keys(&mut self, id: MemberId, before: Vec<TransportKey>) {
+        for key in before {
+            self.by_key.remove(&key);
+        }
+        let Some(member) = self.members.get(&id) else { return };
+        for epoch in member.epochs.accepted() {
+            self.by_key.insert(epoch.body().key, (id, epoch.body().number));
+        }
     }
 
     /// Takes a revocation. Returns the members that it ends, whose sessions are to be closed and whose records dropped, or
@@ -224,16 +253,35 @@ impl Membership {
     ) -> Result<Option<Vec<MemberId>>, RevocationError> {
         let operator = match revocation.body().issuer {
             Issuer::Root(_) => None,
-            Issuer::Member(member, _) => self.members.get(&member).map(|member| &member.certificate),
+            Issuer::Member(member, _) => self.certificate_of_operator(member).cloned(),
         };
-        if !self.revocations.insert(&self.trust, operator, revocation)? {
+        if !self.revocations.insert(&self.trust, operator.as_ref(), revocation)? {
             return Ok(None);
         }
         let ended =
             self.members.iter().filter(|(_, member)| self.revocations.ends(member.certificate.body()));
         let ended: Vec<_> = ended.map(|(id, _)| *id).collect();
-        ended.iter().for_each(|id| self.remove(*id));
+        for id in &ended {
+            let certificate = self.members.get(id).map(|member| member.certificate.clone());
+            if let Some(certificate) = certificate.filter(|one| one.body().roles.contains(Roles::OPERATOR)) {
+                self.keep_operator(certificate);
+            }
+            self.remove(*id);
+        }
         Ok(Some(ended))
+    }
+
+    /// The certificate by which a revocation of `member`'s is verified: the member's own, even if it was revoked since.
+    pub fn certificate_of_operator(&self, member: MemberId) -> Option<&VerifiedCertificate> {
+        let own = self.members.get(&member).map(|member| &member.certificate);
+        own.or_else(|| self.former_operators.get(&member))
+    }
+
+    fn keep_operator(&mut self, certificate: VerifiedCertificate) {
+        let member = certificate.body().member;
+        if self.former_operators.len() < MAX_FORMER_OPERATORS || self.former_operators.contains_key(&member) {
+            self.former_operators.insert(member, certificate);
+        }
     }
 
     /// Takes the next version of the trust bundle. Returns the members whose certificates it no longer supports, and who

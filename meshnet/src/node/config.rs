@@ -1,12 +1,12 @@
 //! What a node is made from, and what can be changed while it runs.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use proto::certificate::Certificate;
-use proto::id::{BootEpoch, Name};
+use proto::id::{BootEpoch, KeyEpochNumber, Name, TransportKey};
 use proto::key_epoch::KeyEpoch;
 use proto::record::Subnet;
-use proto::revocation::Revocation;
 use proto::signed::Signed;
 
 use crate::crypto::TransportSecret;
@@ -21,16 +21,16 @@ pub struct NodeConfig {
     pub identity: IdentitySecret,
     /// The secret that the members share.
     pub gate: GateKey,
-    /// The node's transport keys with their signed epochs, oldest first; the last one is current.
-    pub epochs: Vec<OwnEpoch>,
+    /// The node's transport keys, as [`super::Event::SaveKeys`] had them written last.
+    pub keys: KeyRing,
     /// The node's certificate.
     pub certificate: Signed<Certificate>,
     /// The certificate of the member that issued it, unless a root did.
     pub issuer: Option<Signed<Certificate>>,
     /// The chain of trust bundles.
     pub trust: TrustChain,
-    /// Revocations known so far.
-    pub revocations: Vec<Signed<Revocation>>,
+    /// What [`super::Node::export_revocations`] gave last: revocations, and the certificates of who made them.
+    pub revocations: Vec<Vec<u8>>,
     /// This start of the daemon; greater than at every start before.
     pub boot: BootEpoch,
     /// No handshake timestamp up to this one may be used, in microseconds since the Unix epoch: the greatest that
@@ -47,11 +47,92 @@ pub struct NodeConfig {
 }
 
 /// One of the node's transport keys.
+#[derive(Clone)]
 pub struct OwnEpoch {
     /// The private key.
     pub secret: TransportSecret,
     /// The signed epoch.
     pub signed: Signed<KeyEpoch>,
+}
+
+impl OwnEpoch {
+    /// The epoch's number.
+    pub fn number(&self) -> KeyEpochNumber {
+        self.signed.body().number
+    }
+}
+
+/// The node's transport keys as they are on disk. Never empty.
+#[derive(Clone)]
+pub struct KeyRing {
+    /// The private keys with their signed epochs, oldest first: one, or two while the key is being rotated.
+    pub(super) epochs: Vec<OwnEpoch>,
+    /// The epoch that handshakes are made with.
+    pub(super) in_use: KeyEpochNumber,
+    /// Public halves of keys that were replaced, oldest first: who comes with one is told the newest.
+    pub(super) retired: Vec<TransportKey>,
+    /// Sessions made with earlier epochs are void: one of those keys was stolen. 0: none.
+    pub(super) cut: KeyEpochNumber,
+}
+
+impl KeyRing {
+    /// From the disk. `epochs` are in ascending order of number and `in_use` is the number of one of them.
+    ///
+    /// # Errors
+    /// [`NodeError::NoTransportKey`] where that is not so.
+    pub fn new(
+        epochs: Vec<OwnEpoch>,
+        in_use: KeyEpochNumber,
+        retired: Vec<TransportKey>,
+        cut: KeyEpochNumber,
+    ) -> Result<KeyRing, NodeError> {
+        let ascending = epochs.is_sorted_by(|a, b| a.number() < b.number());
+        if !ascending || !epochs.iter().any(|epoch| epoch.number() == in_use) {
+            return Err(NodeError::NoTransportKey);
+        }
+        Ok(KeyRing { epochs, in_use, retired, cut })
+    }
+
+    /// A node's first key.
+    pub fn first(epoch: OwnEpoch) -> KeyRing {
+        let in_use = epoch.number();
+        KeyRing { epochs: vec![epoch], in_use, retired: Vec::new(), cut: KeyEpochNumber(0) }
+    }
+
+    /// The private keys with their signed epochs, oldest first.
+    pub fn epochs(&self) -> &[OwnEpoch] {
+        &self.epochs
+    }
+
+    /// The epoch that handshakes are made with.
+    pub fn in_use(&self) -> KeyEpochNumber {
+        self.in_use
+    }
+
+    /// Public halves of keys that were replaced, oldest first.
+    pub fn retired(&self) -> &[TransportKey] {
+        &self.retired
+    }
+
+    /// Sessions made with earlier epochs are void; 0: none.
+    pub fn cut(&self) -> KeyEpochNumber {
+        self.cut
+    }
+
+    pub(super) fn newest(&self) -> &OwnEpoch {
+        self.epochs.last().expect("a ring is never empty")
+    }
+
+    pub(super) fn oldest(&self) -> &OwnEpoch {
+        self.epochs.first().expect("a ring is never empty")
+    }
+
+    pub(super) fn current(&self) -> &OwnEpoch {
+        self.epochs
+            .iter()
+            .find(|epoch| epoch.number() == self.in_use)
+            .expect("the epoch in use is in the ring")
+    }
 }
 
 /// What can be changed while the node runs.
@@ -71,6 +152,8 @@ pub struct Settings {
     pub sockets: Vec<Socket>,
     /// MTU of the overlay interface.
     pub mtu: u16,
+    /// How often the transport key is replaced by itself; never if `None`.
+    pub rotate_every: Option<Duration>,
 }
 
 /// A UDP socket of the node.

@@ -65,17 +65,20 @@ impl Node {
                 }
                 self.dirty.peers.insert(member);
             }
-            Frame::Hello { boot, version, .. } => {
+            Frame::Hello { boot, version, bundle_version, revocations, .. } => {
                 if let Some(peer) = self.peers.get_mut(&member) {
                     peer.hello = Some((boot, version));
                 }
+                self.compare_trust(now, member, bundle_version, revocations);
             }
             Frame::Candidates(candidates) => self.handle_candidates(now, member, candidates),
             Frame::Summary(_)
             | Frame::BucketVersions { .. }
             | Frame::Object(_)
             | Frame::Fragment { .. }
-            | Frame::Get { .. } => {
+            | Frame::Get { .. }
+            | Frame::GetBundles { .. }
+            | Frame::RevocationSummary(_) => {
                 let len = frame.encoded_len();
                 if self.peers.get_mut(&member).is_some_and(|peer| peer.charge(now.mono, len)) {
                     self.handle_gossip(now, member, frame);

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use proto::id::{MemberId, Name, ReceiverIndex};
+use proto::id::{KeyEpochNumber, MemberId, Name, ReceiverIndex};
 
+use super::config::KeyRing;
 use crate::dataplane::snapshot::MemberSlot;
 use crate::dataplane::{Snapshot, Via};
 use crate::path::{PathId, SocketId};
@@ -89,6 +90,30 @@ pub enum Event {
     /// Handshake timestamps up to this one (microseconds since the Unix epoch) may be used from now on; it must be on
     /// disk before the node starts again.
     ReserveTimestamp(u64),
+    /// The node's transport keys have to be written, whole; [`super::Node::keys_saved`] with the same generation must
+    /// follow when they are on disk, and not before. A later one takes the place of an earlier one.
+    SaveKeys {
+        /// What to write.
+        ring: Box<KeyRing>,
+        /// Comes back.
+        generation: u64,
+    },
+    /// A rotation of the transport key is complete: nothing made with an older key is in use.
+    KeysRotated {
+        /// The epoch in use.
+        epoch: KeyEpochNumber,
+    },
+    /// The revocations of [`super::Node::membership`] changed: they have to be saved.
+    RevocationsChanged,
+    /// The trust bundles of [`super::Node::membership`] changed: they have to be saved.
+    BundlesChanged,
+    /// A member was revoked; it may be this node.
+    Revoked {
+        /// The member.
+        member: MemberId,
+        /// Its name, if it was known.
+        name: Option<Name>,
+    },
     /// A session with this member was made, by handshake, while there was none.
     PeerUp {
         /// The member.

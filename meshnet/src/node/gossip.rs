@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use proto::bundle::SignedBundle;
 use proto::certificate::Certificate;
 use proto::frame::{BUCKETS, Frame, MAX_FRAGMENT_LEN};
 use proto::id::{BootEpoch, MemberId, Seq};
@@ -37,11 +38,16 @@ const MAX_OWN_SUBNETS: usize = 128;
 /// Most members that are asked for or sent after one part of a comparison.
 const MAX_PER_PART: usize = 64;
 
+/// Objects that wait to be pushed.
+const MAX_PUSHED: usize = 512;
+
 /// What gossip is under way.
 #[derive(Default)]
 pub(super) struct Gossip {
     /// Origins whose records are to be pushed, with whom they came from.
     push: BTreeMap<MemberId, Option<MemberId>>,
+    /// Other objects that are to be pushed before the records, with whom they came from.
+    objects: Vec<(Vec<u8>, Option<MemberId>)>,
     flush_at: Option<Mono>,
     /// Records that wait for a certificate or key epoch, by origin.
     waiting: BTreeMap<MemberId, (MemberId, Signed<Record>)>,
@@ -50,6 +56,14 @@ pub(super) struct Gossip {
 impl Gossip {
     pub(super) fn flush_at(&self) -> Option<Mono> {
         self.flush_at
+    }
+
+    /// Pushes an object to all peers but the one it came from, soon. Whoever misses it asks for it.
+    pub(super) fn push_object(&mut self, now: Mono, object: Vec<u8>, from: Option<MemberId>) {
+        if self.objects.len() < MAX_PUSHED {
+            self.objects.push((object, from));
+            self.flush_at.get_or_insert(now + BATCH);
+        }
     }
 
     fn push(&mut self, now: Mono, origin: MemberId, from: Option<MemberId>) {
@@ -112,7 +126,12 @@ impl Node {
                 Some(ObjectKind::Record) => {
                     if let Ok(record) = Signed::<Record>::parse(object) {
                         let membership = &self.membership;
-                        self.lsdb.insert(now.mono, record, |record| genuine(membership, now.wall, record));
+                        let inserted = self
+                            .lsdb
+                            .insert(now.mono, record.clone(), |record| genuine(membership, now.wall, record));
+                        if let (Inserted::Newer, Some(floor)) = (inserted, record.body().floor) {
+                            self.membership.retire_key_epochs(record.body().member, floor.accepted);
+                        }
                     }
                 }
                 _ => {}
@@ -135,6 +154,8 @@ impl Node {
                 }
             }
             Frame::Get { member, what } => self.send_objects(now, from, member, what),
+            Frame::GetBundles { after } => self.send_bundles(now, from, after),
+            Frame::RevocationSummary(theirs) => self.handle_revocation_summary(now, from, &theirs),
             _ => {}
         }
     }
@@ -187,7 +208,7 @@ impl Node {
             }
             Some(ObjectKind::KeyEpoch) => {
                 if let Some(epoch) = self.parsed::<KeyEpoch>(object) {
-                    self.learn_key_epoch(now, epoch);
+                    self.learn_key_epoch(now, epoch, Some(from));
                 }
             }
             Some(ObjectKind::Record) => {
@@ -197,11 +218,14 @@ impl Node {
             }
             Some(ObjectKind::Revocation) => {
                 if let Some(revocation) = self.parsed::<Revocation>(object) {
-                    self.learn_revocation(now, revocation);
+                    self.learn_revocation(now, from, revocation);
                 }
             }
-            // Newer trust bundles come with the rotation of the authority.
-            Some(ObjectKind::TrustBundle) | None => {}
+            Some(ObjectKind::TrustBundle) => match SignedBundle::parse(object) {
+                Ok(bundle) => self.learn_bundle(now, from, bundle),
+                Err(_) => self.stats.objects_refused += 1,
+            },
+            None => {}
         }
     }
 
@@ -229,11 +253,18 @@ impl Node {
         }
     }
 
-    pub(super) fn learn_key_epoch(&mut self, now: Now, epoch: Signed<KeyEpoch>) {
+    pub(super) fn learn_key_epoch(&mut self, now: Now, epoch: Signed<KeyEpoch>, from: Option<MemberId>) {
         let member = epoch.body().member;
-        match self.membership.add_key_epoch(epoch) {
+        match self.membership.add_key_epoch(epoch.clone()) {
             Ok(true) => {
                 self.events.push_back(Event::CacheChanged);
+                self.gossip.push_object(now.mono, epoch.to_bytes(), from);
+                // A member that rotates waits to hear that we know.
+                self.dirty.record = true;
+                if member == self.me.member {
+                    self.replace_restored_key(now);
+                    return;
+                }
                 let newest = self.membership.get(member).and_then(|member| member.epochs().newest());
                 if let (Some(newest), Some(peer)) = (newest, self.peers.get_mut(&member)) {
                     let remote = super::handshakes::remote_epoch(newest);
@@ -242,21 +273,6 @@ impl Node {
                 self.retry_waiting(now, member);
             }
             Ok(false) => {}
-            Err(_) => self.stats.objects_refused += 1,
-        }
-    }
-
-    fn learn_revocation(&mut self, now: Now, revocation: Signed<Revocation>) {
-        match self.membership.add_revocation(revocation) {
-            Ok(Some(ended)) => {
-                for member in ended {
-                    self.close_peer(now, member);
-                    self.lsdb.remove(member);
-                }
-                self.events.push_back(Event::CacheChanged);
-                self.routing.timer.changed(now.mono);
-            }
-            Ok(None) => {}
             Err(_) => self.stats.objects_refused += 1,
         }
     }
@@ -290,6 +306,7 @@ impl Node {
     fn record_is_new(&mut self, now: Now, origin: MemberId, from: MemberId) {
         self.gossip.push(now.mono, origin, Some(from));
         self.events.push_back(Event::CacheChanged);
+        self.note_keys_of(now, origin);
         self.routing.timer.changed(now.mono);
         let Some(record) = self.lsdb.get(origin).map(|entry| entry.record()) else { return };
         let lists_me = record.links.iter().any(|link| link.member == self.me.member);
@@ -365,14 +382,17 @@ impl Node {
         }
         self.gossip.flush_at = None;
         let push = std::mem::take(&mut self.gossip.push);
+        let objects = std::mem::take(&mut self.gossip.objects);
         let up: Vec<MemberId> = self.peers.values().filter(|peer| peer.up).map(|peer| peer.member).collect();
         for peer in up {
-            let frames: Vec<Frame> = push
+            let first =
+                objects.iter().filter(|(_, from)| *from != Some(peer)).map(|(object, _)| object.clone());
+            let records = push
                 .iter()
                 .filter(|(origin, from)| **origin != peer && **from != Some(peer))
                 .filter_map(|(origin, _)| self.lsdb.get(*origin))
-                .flat_map(|entry| frames_of(&entry.signed().to_bytes()))
-                .collect();
+                .map(|entry| entry.signed().to_bytes());
+            let frames: Vec<Frame> = first.chain(records).flat_map(|object| frames_of(&object)).collect();
             self.send_frames(now, peer, None, &frames);
         }
     }
@@ -388,15 +408,21 @@ impl Node {
             return;
         }
         let next = now.mono + COMPARE_EVERY + self.random_jitter(COMPARE_EVERY / 4);
-        let summary = Frame::Summary(self.lsdb.summary());
+        let mut frames = vec![Frame::Summary(self.lsdb.summary())];
+        if !self.membership.revocations().is_empty() {
+            frames.push(Frame::RevocationSummary(self.membership.revocations().summary()));
+        }
         if let Some(peer) = self.peers.get_mut(&member) {
             peer.compare_at = next;
         }
-        self.send_frames(now, member, None, &[summary]);
+        self.send_frames(now, member, None, &frames);
     }
 
     /// Makes a new own record where something that it says has changed.
     pub(super) fn author_record(&mut self, now: Now) {
+        let (candidates, subnets, links) =
+            (self.own_candidates(), self.own_subnets(now.wall), self.own_links(now));
+        let confirms = self.own_confirms(now.mono, candidates.len() + subnets.len() + links.len());
         let content = Record {
             mesh: self.membership.mesh(),
             member: self.me.member,
@@ -404,12 +430,14 @@ impl Node {
             seq: Seq(0),
             created_s: 0,
             certificate: self.me.serial,
-            key_epoch: self.me.epoch,
-            candidates: self.own_candidates(),
-            subnets: self.own_subnets(now.wall),
+            key_epoch: self.keys.announced(),
+            candidates,
+            subnets,
             datacenter: self.settings.datacenter.clone(),
             relays: self.relays_now(now),
-            links: self.own_links(now),
+            links,
+            floor: Some(self.keys.floor()),
+            confirms,
         };
         let identity = &self.me.identity;
         let made = self.lsdb.author(now, content, |record| identity.sign_record(record));
@@ -447,7 +475,7 @@ fn genuine(membership: &Membership, wall: UnixMs, record: &Signed<Record>) -> Ve
 }
 
 /// The frames that carry an object: one, or its pieces.
-fn frames_of(object: &[u8]) -> Vec<Frame> {
+pub(super) fn frames_of(object: &[u8]) -> Vec<Frame> {
     if object.len() <= MAX_FRAGMENT_LEN {
         return vec![Frame::Object(object.to_vec())];
     }

@@ -135,11 +135,14 @@ impl Node {
             // New keys for a session that nobody needs would keep it alive for ever: the greeting counts as use.
             return;
         }
+        let introduce = !peer.knows_us || peer.unanswered > 0 || !self.knows_our_key(member);
+        let key_epoch = self.keys.in_use().signed.to_bytes();
+        let Some(peer) = self.peers.get_mut(&member) else { return };
         let mut attachments = Vec::new();
         // Whoever does not answer may have been started anew, from a cache without us.
-        if !peer.knows_us || peer.unanswered > 0 {
+        if introduce {
             attachments.push(Attachment::Certificate(&self.me.certificate));
-            attachments.push(Attachment::KeyEpoch(&self.me.key_epoch));
+            attachments.push(Attachment::KeyEpoch(&key_epoch));
             attachments.extend(self.me.issuer.as_deref().map(Attachment::IssuerCertificate));
         }
         let made = peer.session.initiate(now, &mut self.handshaker, &attachments);
@@ -194,6 +197,10 @@ impl Node {
     fn accept_init(&mut self, now: Now, via: Via, opened: OpenedInit) {
         let Some(member) = self.identify(now, &opened) else {
             self.stats.strangers += 1;
+            if let Some(newest) = self.newest_of_retired(&opened) {
+                let answer = self.handshaker.stale_answer(opened.sender, &newest);
+                self.answer(now, via, &answer);
+            }
             return;
         };
         if let Via::Relayed { source, .. } = via
@@ -247,6 +254,20 @@ impl Node {
         self.membership.is_honoured(now.wall, member).then_some(member)
     }
 
+    /// Who comes with a retired key of a member's, and that member's signature for it, was restored from an old backup, or
+    /// has found an old key. The newest epoch helps the one, and tells the other nothing that members do not know.
+    fn newest_of_retired(&self, opened: &OpenedInit) -> Option<Vec<u8>> {
+        let payload = opened.payload();
+        let epoch = payload.attachments.iter().find_map(|attachment| match attachment {
+            Attachment::KeyEpoch(bytes) => Signed::<KeyEpoch>::parse(bytes).ok(),
+            _ => None,
+        })?;
+        let known = self.membership.get(epoch.body().member)?;
+        let newest = known.epochs().newest()?;
+        let retired = epoch.body().key == opened.remote_static && epoch.body().number < newest.body().number;
+        (retired && known.verify(&epoch).is_ok()).then(|| newest.to_bytes())
+    }
+
     fn learn_attachments(
         &mut self,
         now: Now,
@@ -268,7 +289,7 @@ impl Node {
             self.learn_certificate(now, certificate, issuer);
         }
         let epoch = epoch.filter(|epoch| epoch.body().key == *key)?;
-        self.learn_key_epoch(now, epoch);
+        self.learn_key_epoch(now, epoch, None);
         self.membership.with_key(key).map(|(member, _)| member)
     }
 
@@ -304,9 +325,9 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&member) else { return };
         let Ok(epoch) = peer.session.handle_stale_key(&mut self.handshaker, datagram) else { return };
         if let Ok(epoch) = Signed::<KeyEpoch>::parse(epoch)
-            && epoch.body().member == member
+            && (epoch.body().member == member || epoch.body().member == self.me.member)
         {
-            self.learn_key_epoch(now, epoch);
+            self.learn_key_epoch(now, epoch, None);
         }
         self.drain_session(now, member);
     }

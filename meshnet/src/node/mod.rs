@@ -15,8 +15,10 @@
 //! | `links` | which members to stay connected with, and which paths lead to a peer |
 //! | `mtu` | how long packets to a peer may be |
 //! | `join` | passing join datagrams between joiner and inviter |
+//! | [`rotation`] | replacing this node's transport key |
 //! | `publish` | routes, and the data plane's snapshot |
 //! | `resend` | which peers get once more what their relay lost |
+//! | `trust` | revocations and trust bundles |
 //! | `status` | what people and scripts see |
 
 pub mod config;
@@ -30,7 +32,9 @@ mod mtu;
 mod peer;
 mod publish;
 mod resend;
+pub mod rotation;
 mod status;
+mod trust;
 pub mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -39,14 +43,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use proto::id::{BootEpoch, KeyEpochNumber, MemberId, Name, RelayLabel, Serial};
+use proto::id::{BootEpoch, MemberId, Name, RelayLabel, Serial};
 use proto::key_epoch::Capabilities;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-pub use config::{NodeConfig, NodeError, OwnEpoch, Settings, Socket};
+pub use config::{KeyRing, NodeConfig, NodeError, OwnEpoch, Settings, Socket};
 pub use event::{Event, Inbound, JoinOrigin, Transmit};
-pub use view::{CurrentPath, NodeView, PeerState, PeerView, RouteView, Warning};
+pub use rotation::{Phase, RotateError};
+pub use trust::{RevokeError, import_revocations};
+pub use view::{
+    CurrentPath, EpochUse, EpochView, KeysView, NodeView, PeerKeys, PeerState, PeerView, RouteView, Warning,
+};
 
 use crate::dataplane::icmp::Error;
 use crate::dataplane::snapshot::MemberSlot;
@@ -55,7 +63,7 @@ use crate::membership::{IdentitySecret, Membership, SourceTable};
 use crate::path::{PathId, SocketId};
 use crate::route::limit::SpfTimer;
 use crate::route::{Fib, Lsdb, ShortestPaths};
-use crate::session::{Advert, EpochHash, GateKey, Handshaker, HandshakerConfig, LocalEpoch, LocalEpochs};
+use crate::session::{Advert, GateKey, Handshaker, HandshakerConfig};
 use crate::time::{Mono, Now};
 use peer::Peer;
 
@@ -103,6 +111,7 @@ pub struct Node {
     joins: join::Forwarded,
     routing: Routing,
     gossip: gossip::Gossip,
+    keys: rotation::OwnKeys,
     dirty: Dirty,
     resend: resend::Requests,
     chores_at: Mono,
@@ -121,10 +130,8 @@ struct Me {
     gate: GateKey,
     boot: BootEpoch,
     serial: Serial,
-    epoch: KeyEpochNumber,
     certificate: Vec<u8>,
     issuer: Option<Vec<u8>>,
-    key_epoch: Vec<u8>,
     capabilities: Capabilities,
     version: String,
 }
@@ -200,33 +207,14 @@ impl Node {
             return Err(NodeError::WrongIdentity);
         }
         membership.add_certificate(now.wall, config.certificate, config.issuer)?;
-        let mut locals = Vec::new();
-        for epoch in &config.epochs {
+        for epoch in config.keys.epochs() {
             membership.add_key_epoch(epoch.signed.clone())?;
-            locals.push(LocalEpoch {
-                number: epoch.signed.body().number,
-                secret: epoch.secret.clone(),
-                hash: EpochHash::of(&epoch.signed.signing_bytes()),
-                capabilities: epoch.signed.body().capabilities,
-            });
         }
-        let (Some(current), Some(newest)) = (locals.pop(), config.epochs.last()) else {
-            return Err(NodeError::NoTransportKey);
-        };
-        for revocation in config.revocations {
-            // What is on disk was verified when it came; what no longer verifies is of no use.
-            let _ = membership.add_revocation(revocation);
-        }
-        let epoch = current.number;
+        let keys = rotation::OwnKeys::resume(config.keys, now.mono);
+        membership.retire_key_epochs(body.member, keys.floor().accepted);
+        trust::import_revocations(&mut membership, now.wall, &config.revocations);
         let offload = if config.offload { Capabilities::OFFLOAD } else { Capabilities::default() };
-        let capabilities = current.capabilities.union(offload).union(Capabilities::LANES);
-        let key_epoch = newest.signed.to_bytes();
-        // Who still uses an older epoch that says something else of the ciphers is told of the newest instead.
-        let same_suites = |old: &mut LocalEpoch| {
-            let aes = Capabilities::AES_GCM;
-            old.capabilities.contains(aes) == current.capabilities.contains(aes)
-        };
-        let previous = locals.pop_if(same_suites);
+        let capabilities = keys.in_use().signed.body().capabilities.union(offload).union(Capabilities::LANES);
         let advert = Advert {
             capabilities,
             bundle_version: membership.trust().version(),
@@ -237,13 +225,7 @@ impl Node {
                 member: body.member,
                 mesh: membership.mesh(),
                 gate: config.gate.clone(),
-                epochs: LocalEpochs {
-                    current,
-                    next: None,
-                    previous,
-                    retired: locals.iter().map(|epoch| epoch.secret.public()).collect(),
-                    announcement: key_epoch.clone(),
-                },
+                epochs: keys.local_epochs(),
                 advert,
                 last_timestamp_us: config.timestamp_floor_us,
             },
@@ -257,10 +239,8 @@ impl Node {
             gate: config.gate,
             boot: config.boot,
             serial: body.serial,
-            epoch,
             certificate: certificate_bytes,
             issuer: issuer_bytes,
-            key_epoch,
             capabilities,
             version: config.version,
         };
@@ -286,6 +266,7 @@ impl Node {
             },
             gossip: gossip::Gossip::default(),
             resend: resend::Requests::default(),
+            keys,
             dirty: Dirty { record: true, snapshot: true, ..Dirty::default() },
             chores_at: now.mono,
             reserved_us: config.timestamp_floor_us,
@@ -296,6 +277,7 @@ impl Node {
         };
         node.slots.get(node.me.member);
         node.import_cache(now, &config.cache);
+        node.replace_restored_key(now);
         node.compute_routes(now);
         node.settle(now);
         Ok(node)
@@ -381,6 +363,7 @@ impl Node {
             self.drive_peer(now, member);
         }
         self.drive_gossip(now);
+        self.drive_rotation(now);
         if self.routing.timer.fire(now.mono, self.membership.len()) {
             self.compute_routes(now);
         }
@@ -398,8 +381,12 @@ impl Node {
     /// When [`Node::handle_timeout`] has something to do.
     pub fn poll_timeout(&self, now: Now) -> Mono {
         let peers = self.peers.values().filter_map(|peer| self.peer_timeout(now, peer));
-        let others =
-            [self.routing.timer.poll_timeout(), self.lsdb.poll_timeout(now.mono), self.gossip.flush_at()];
+        let others = [
+            self.routing.timer.poll_timeout(),
+            self.lsdb.poll_timeout(now.mono),
+            self.gossip.flush_at(),
+            self.keys.poll_timeout(),
+        ];
         peers.chain(others.into_iter().flatten()).fold(self.chores_at, Mono::min)
     }
 
@@ -599,6 +586,7 @@ impl Node {
             self.peers.values_mut().flat_map(|peer| peer.expire_queue(now.mono)).collect();
         self.refuse(gone, Error::Unreachable);
         self.joins.expire(now.mono);
+        self.rotate_if_due(now);
         self.choose_targets(now);
         self.refresh_all_paths(now);
         self.drop_unneeded_peers(now);

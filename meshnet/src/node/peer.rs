@@ -52,6 +52,8 @@ pub(super) struct Peer {
     pub(super) queue: VecDeque<(Mono, Vec<u8>)>,
     pub(super) pings: VecDeque<u32>,
     pub(super) last_handshake: Option<Mono>,
+    /// When a summary of revocations last answered one of its.
+    pub(super) summarised: Option<Mono>,
     /// When to compare databases next.
     pub(super) compare_at: Mono,
     /// How soon to compare again when they differ.
@@ -99,6 +101,7 @@ impl Peer {
             queue: VecDeque::new(),
             pings: VecDeque::new(),
             last_handshake: None,
+            summarised: None,
             compare_at: now,
             compare_pause: super::gossip::COMPARE_AGAIN,
             needed: now,

@@ -26,7 +26,7 @@ impl Node {
             relays: self.relays_now(now),
             candidates: self.own_candidates().iter().map(|candidate| candidate.endpoint).collect(),
             subnets: self.own_subnets(now.wall).iter().map(|subnet| (subnet.prefix, subnet.weight)).collect(),
-            key_epoch: self.me.epoch,
+            key_epoch: self.keys.in_use().number(),
             certificate_ends_s: certificate.map_or(0, |certificate| certificate.not_after_s),
             peers: self.peer_views(now),
             warnings: self.warnings(now),

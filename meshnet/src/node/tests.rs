@@ -146,7 +146,7 @@ impl World {
         let config = NodeConfig {
             identity,
             gate: self.gate.clone(),
-            epochs: vec![OwnEpoch { secret, signed }],
+            keys: KeyRing::first(OwnEpoch { secret, signed }),
             certificate: host.certificate.clone(),
             issuer: None,
             trust: self.trust.clone(),
@@ -205,6 +205,8 @@ impl World {
                     Event::PeerDown { name, .. } => host.events.push(format!("{name} down")),
                     Event::Pong { .. } => host.events.push("pong".into()),
                     Event::Undeliverable { error, .. } => host.events.push(format!("{error:?}")),
+                    Event::SaveKeys { .. } | Event::KeysRotated { .. } => {}
+                    Event::RevocationsChanged | Event::BundlesChanged | Event::Revoked { .. } => {}
                     Event::Routes(_) | Event::Join { .. } => {}
                 }
                 continue;

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use proto::certificate::Roles;
 use proto::id::{KeyEpochNumber, MemberId, Name};
 
+use super::rotation::Phase;
 use crate::crypto::Suite;
 use crate::path::PathView;
 
@@ -121,6 +122,68 @@ pub struct RouteView {
     pub reachable: bool,
     /// This node owns it.
     pub own: bool,
+}
+
+/// The node's transport keys, and what the others know of them.
+#[derive(Clone, Debug)]
+pub struct KeysView {
+    /// How far a rotation is.
+    pub phase: Phase,
+    /// Time in this phase.
+    pub since: Duration,
+    /// The newest epoch, or the one that is being made.
+    pub target: KeyEpochNumber,
+    /// The epochs whose private keys this node has, oldest first.
+    pub epochs: Vec<EpochView>,
+    /// Replaced keys that are still recognised, to tell late members the newest.
+    pub retired: usize,
+    /// When the next scheduled rotation is due, in seconds since the Unix epoch.
+    pub next_rotation_s: Option<u64>,
+    /// Members that this phase waits for.
+    pub waiting_for: Vec<MemberId>,
+    /// Every other member, by name.
+    pub peers: Vec<PeerKeys>,
+}
+
+/// One of the node's own key epochs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EpochView {
+    /// Its number.
+    pub number: KeyEpochNumber,
+    /// When it was made, in seconds since the Unix epoch.
+    pub created_s: u64,
+    /// What it is used for.
+    pub usage: EpochUse,
+}
+
+/// What a key epoch is used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EpochUse {
+    /// Announced, and accepted.
+    Next,
+    /// Handshakes are made with it.
+    Current,
+    /// Replaced, and still accepted.
+    Leaving,
+}
+
+/// What is known about keys between this node and another member.
+#[derive(Clone, Debug)]
+pub struct PeerKeys {
+    /// Its member id.
+    pub member: MemberId,
+    /// Its name.
+    pub name: Name,
+    /// Whether it takes part now, as far as can be told from here.
+    pub present: bool,
+    /// The newest epoch of this node that it is known to know.
+    pub confirmed: Option<KeyEpochNumber>,
+    /// The epochs, ours and its, that the session was made with.
+    pub session: Option<(KeyEpochNumber, KeyEpochNumber)>,
+    /// Its own newest epoch.
+    pub epoch: Option<KeyEpochNumber>,
+    /// When that was made, in seconds since the Unix epoch.
+    pub created_s: Option<u64>,
 }
 
 /// Something that an operator should look at.

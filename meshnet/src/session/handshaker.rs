@@ -22,7 +22,7 @@ use crate::crypto::{HASH_LEN, MAC_LEN, Secret, Suite, TransportSecret, hash, kdf
 use crate::time::{Mono, Now};
 
 /// Retired transport keys that are still recognised, to answer late peers with the current one.
-pub const MAX_RETIRED: usize = 8;
+pub const MAX_RETIRED: usize = 32;
 
 /// Answers kept for inits that come again, by another path or duplicated by the network.
 pub const MAX_ANSWERS: usize = 256;
@@ -420,13 +420,19 @@ impl Handshaker {
         if !self.claimed.take(now.mono, source) {
             return self.drop_init(DropReason::RateLimited);
         }
+        let announcement = self.announcement.clone();
+        InitOutcome::StaleKey(self.stale_answer(init.sender, &announcement))
+    }
+
+    /// The answer to an init that was made to or with a key that counts no more: the signed newer key epoch, of at most 152
+    /// bytes.
+    pub fn stale_answer(&mut self, receiver: ReceiverIndex, key_epoch: &[u8]) -> Vec<u8> {
         let mut answer = Vec::new();
-        StaleKey { receiver: init.sender, key_epoch: &self.announcement, mac: [0; MAC_LEN] }
-            .emit(&mut answer);
+        StaleKey { receiver, key_epoch, mac: [0; MAC_LEN] }.emit(&mut answer);
         let (body, mac) = answer.split_last_chunk_mut::<MAC_LEN>().expect("just written");
         *mac = keyed_mac(self.stale_mac.bytes(), &[body]);
         self.stats.stale_keys_sent += 1;
-        InitOutcome::StaleKey(answer)
+        answer
     }
 
     /// Checks that a member made a stale-key answer (not which; the signature inside tells).

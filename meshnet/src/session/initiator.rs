@@ -70,6 +70,13 @@ pub(super) struct Pending {
     cookie_resends: u8,
 }
 
+impl Pending {
+    /// Whether it was made with a key of ours before `local`, or of the peer's before `remote`.
+    pub(super) fn is_before(&self, local: KeyEpochNumber, remote: KeyEpochNumber) -> bool {
+        self.local_epoch < local || self.remote_epoch < remote
+    }
+}
+
 /// A cookie, and the endpoint of the peer that gave it.
 pub(super) struct HeldCookie {
     endpoint: SocketAddr,

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use proto::id::{MemberId, ReceiverIndex};
+use proto::id::{KeyEpochNumber, MemberId, ReceiverIndex};
 
 use super::attempts::{Attempts, CONFIRM_TIMEOUT, Due, RETRY_JITTER, UsageWatch};
 use super::handshaker::{Handshaker, RemoteEpoch};
@@ -122,6 +122,30 @@ impl Session {
     /// Asks for new keys at `at`, whether or not there are some: for the rotation of transport keys.
     pub fn renew(&mut self, at: Mono) {
         self.begin_series(at);
+    }
+
+    /// Erases the keypairs that were made with a key of ours before `local`, or of the peer's before `remote`: one of them
+    /// was stolen. An init under way that was made with one is abandoned too. Returns whether there were any.
+    pub fn cut(
+        &mut self,
+        now: Now,
+        handshaker: &mut Handshaker,
+        local: KeyEpochNumber,
+        remote: KeyEpochNumber,
+    ) -> bool {
+        let dead = |keypair: &Keypair| keypair.local_epoch < local || keypair.remote_epoch < remote;
+        let cut: Vec<Keypair> = self.slots.drain_if(dead).collect();
+        let any = !cut.is_empty();
+        for keypair in cut {
+            self.expire(handshaker, Some(keypair));
+            self.changed();
+        }
+        let stale = self.pending.as_ref().is_some_and(|pending| pending.is_before(local, remote));
+        if stale && self.abandon_pending(handshaker) {
+            self.attempts.reschedule(now.mono);
+        }
+        handshaker.forget_answers(self.member);
+        any
     }
 
     /// Takes note of the peer's newer key epoch. An init under way to the old one is abandoned, and made anew at once;

@@ -17,7 +17,7 @@ use proto::id::{
 use proto::invitation::{Host, HostPort, Invitation, MAX_ENDPOINTS};
 use proto::key_epoch::{Capabilities, KeyEpoch};
 use proto::lane::Role;
-use proto::record::{Link, Record, Subnet};
+use proto::record::{KeyFloor, Link, Record, Subnet};
 use proto::revocation::{Revocation, RevocationTarget};
 use proto::signed::{Body, Signed};
 use proto::{data, relay};
@@ -132,6 +132,8 @@ fn gossip_frame() -> impl Strategy<Value = Frame> {
     prop_oneof![
         candidates().prop_map(Frame::Candidates),
         any::<[u64; BUCKETS]>().prop_map(Frame::Summary),
+        any::<[u64; BUCKETS]>().prop_map(Frame::RevocationSummary),
+        any::<u32>().prop_map(|after| Frame::GetBundles { after }),
         (0..BUCKETS as u8, any::<u8>(), any::<bool>(), vec(version, 0..=MAX_VERSIONS)).prop_map(
             |(bucket, part, more, versions)| Frame::BucketVersions { bucket, part, more, versions }
         ),
@@ -224,12 +226,19 @@ pub(crate) fn record() -> impl Strategy<Value = Record> {
     let version = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
     let content =
         (candidates(), vec(subnet, 0..=40), prop::option::of(name()), any::<bool>(), vec(link, 0..=40));
-    (mesh(), member(), version, content).prop_map(
+    let floor = (any::<u32>(), any::<u32>()).prop_map(|(accepted, cut)| KeyFloor {
+        accepted: KeyEpochNumber(accepted),
+        cut: KeyEpochNumber(cut),
+    });
+    let confirm = (member(), any::<u32>()).prop_map(|(member, number)| (member, KeyEpochNumber(number)));
+    let keys = (prop::option::of(floor), vec(confirm, 0..=40));
+    (mesh(), member(), version, content, keys).prop_map(
         |(
             mesh,
             member,
             (boot, seq, created_s, certificate, key_epoch),
             (candidates, subnets, datacenter, relays, links),
+            (floor, confirms),
         )| Record {
             mesh,
             member,
@@ -243,6 +252,8 @@ pub(crate) fn record() -> impl Strategy<Value = Record> {
             datacenter,
             relays,
             links,
+            floor,
+            confirms,
         },
     )
 }

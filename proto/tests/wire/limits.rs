@@ -11,11 +11,11 @@ use proto::frame::{
     Frame, MAX_FRAGMENT_LEN, MAX_FRAGMENTS, MAX_PADDING, MAX_VERSION_TEXT, MAX_VERSIONS, frames,
 };
 use proto::handshake::{INIT_MAX_LEN, Init, InitPayload, MAX_ATTACHMENTS};
-use proto::id::{BootEpoch, IdentityKey, InvitationId, MemberId, Name, Seq};
+use proto::id::{BootEpoch, IdentityKey, InvitationId, KeyEpochNumber, MemberId, Name, Seq};
 use proto::invitation::{Host, HostPort, Invitation, InvitationError, MAX_ENDPOINTS, MAX_URL_LEN};
 use proto::join::{JOIN_MAX_LEN, Join, MAX_PIECE_LEN, Piece, Stage};
 use proto::key_epoch::Capabilities;
-use proto::record::{Link, MAX_LINKS, MAX_SUBNETS, Record, Subnet};
+use proto::record::{Link, MAX_CONFIRMS, MAX_LINKS, MAX_SUBNETS, Record, Subnet};
 use proto::signed::{Body, OBJECT_MAX_LEN, OBJECT_VERSION, Signed};
 use proto::stale::{STALE_KEY_MAX_LEN, StaleKey};
 use proto::{data, relay};
@@ -76,6 +76,12 @@ fn record_lists_are_limited() {
     accepts(&with(MAX_SUBNETS, MAX_LINKS));
     refuses(&with(MAX_SUBNETS + 1, 0), Error::TooLong("subnets"));
     refuses(&with(0, MAX_LINKS + 1), Error::TooLong("links"));
+    let confirming = |count: usize| Record {
+        confirms: (0..count).map(|at| (MemberId([at as u8; 16]), KeyEpochNumber(1))).collect(),
+        ..sample::record_minimal()
+    };
+    accepts(&confirming(MAX_CONFIRMS));
+    refuses(&confirming(MAX_CONFIRMS + 1), Error::TooLong("confirms"));
     refuses_to_sign(&with(0, 100_000), Error::TooLong("links"));
 }
 

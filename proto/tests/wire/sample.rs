@@ -8,7 +8,7 @@ use proto::id::{
 };
 use proto::invitation::{Host, HostPort, Invitation};
 use proto::key_epoch::{Capabilities, KeyEpoch};
-use proto::record::{Link, Record, Subnet};
+use proto::record::{KeyFloor, Link, Record, Subnet};
 use proto::revocation::{Revocation, RevocationTarget};
 use proto::signed::{Body, Signed};
 
@@ -119,6 +119,17 @@ pub(crate) fn record() -> Record {
         datacenter: Some(name("dc1")),
         relays: true,
         links: vec![Link { member: PEER, cost_us: 1500 }, Link { member: RELAY, cost_us: 32_000 }],
+        floor: None,
+        confirms: Vec::new(),
+    }
+}
+
+/// The least that a member says while keys are rotated.
+pub(crate) fn record_keys() -> Record {
+    Record {
+        floor: Some(KeyFloor { accepted: KeyEpochNumber(2), cut: KeyEpochNumber(1) }),
+        confirms: vec![(PEER, KeyEpochNumber(5)), (RELAY, KeyEpochNumber(9))],
+        ..record_minimal()
     }
 }
 

@@ -178,6 +178,9 @@ vectors! {
         version: "0.1.0".to_owned(),
     });
     frame_candidates: OneFrame = OneFrame(Frame::Candidates(sample::candidates()));
+    frame_get_bundles: OneFrame = OneFrame(Frame::GetBundles { after: 7 });
+    frame_revocation_summary: OneFrame =
+        OneFrame(Frame::RevocationSummary(std::array::from_fn(|bucket| 0x0101_0101_0101_0101 * bucket as u64)));
     frame_summary: OneFrame =
         OneFrame(Frame::Summary(std::array::from_fn(|bucket| 0x0101_0101_0101_0101 * bucket as u64)));
     frame_bucket_versions: OneFrame = OneFrame(Frame::BucketVersions {
@@ -217,6 +220,7 @@ vectors! {
     key_epoch: Signed<KeyEpoch> = sign(sample::key_epoch());
     record: Signed<Record> = sign(sample::record());
     record_minimal: Signed<Record> = sign(sample::record_minimal());
+    record_keys: Signed<Record> = sign(sample::record_keys());
     revocation_member: Signed<Revocation> = sign(sample::revocation(RevocationTarget::Member(PEER)));
     revocation_serial: Signed<Revocation> = sign(sample::revocation(RevocationTarget::Serial(SERIAL)));
     revocation_key: Signed<Revocation> = sign(sample::revocation(RevocationTarget::Key(IDENTITY)));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use meshnet::crypto::{Suite, TransportSecret};
 use meshnet::dataplane::DEFAULT_MTU;
 use meshnet::membership::{DEFAULT_LIFETIME_S, IdentitySecret, Request, Signer, issue};
-use meshnet::node::{Settings, Socket};
+use meshnet::node::{KeyRing, OwnEpoch, Settings, Socket};
 use meshnet::path::SocketId;
 use meshnet::time::UnixMs;
 use proto::certificate::Roles;
@@ -31,13 +31,21 @@ pub struct Spec {
     relay: bool,
     subnets: Vec<Subnet>,
     endpoint: bool,
+    roles: Roles,
 }
 
 impl Spec {
     /// A plain member with one interface.
     pub fn new(name: &str, site: SiteId, address: &str) -> Spec {
         let places = vec![(site, address.parse().expect("an address"))];
-        Spec { name: name.into(), places, relay: false, subnets: Vec::new(), endpoint: false }
+        Spec {
+            name: name.into(),
+            places,
+            relay: false,
+            subnets: Vec::new(),
+            endpoint: false,
+            roles: Roles::default(),
+        }
     }
 
     /// With another interface.
@@ -51,6 +59,12 @@ impl Spec {
     #[must_use]
     pub fn relay(self) -> Spec {
         Spec { relay: true, endpoint: true, ..self }
+    }
+
+    /// With a role beside that of a relay.
+    #[must_use]
+    pub fn role(self, role: Roles) -> Spec {
+        Spec { roles: self.roles.union(role), ..self }
     }
 
     /// Announcing a subnet.
@@ -91,7 +105,7 @@ impl World {
             name: Name::new(&spec.name).expect("a name"),
             addresses: vec![IpAddr::V4(Ipv4Addr::new(10, 99, (index >> 8) as u8, index as u8 + 1))],
             prefixes: spec.subnets.iter().map(|subnet| subnet.prefix).collect(),
-            roles: if spec.relay { Roles::RELAY } else { Roles::default() },
+            roles: if spec.relay { spec.roles.union(Roles::RELAY) } else { spec.roles },
             constraints: None,
             lifetime_s: DEFAULT_LIFETIME_S,
         };
@@ -111,10 +125,11 @@ impl World {
         let disk = Disk {
             identity,
             gate: self.gate.clone(),
-            transport,
-            epoch,
+            keys: KeyRing::first(OwnEpoch { secret: transport, signed: epoch }),
+            revocations: Vec::new(),
             certificate,
             trust: self.trust.clone(),
+            key_writes: 0,
             boot: 0,
             timestamp_floor_us: 0,
             cache: Vec::new(),
@@ -129,6 +144,7 @@ impl World {
             interface_addresses: addresses,
             sockets: vec![Socket { id: SocketId(0), port: PORT, ipv4: true, ipv6: true, bound: None }],
             mtu: DEFAULT_MTU,
+            rotate_every: None,
         };
         let mono_start_us = self.rng.random_range(0..1 << 40);
         self.machines.push(Machine::new(disk, settings, mono_start_us));

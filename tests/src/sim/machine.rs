@@ -3,20 +3,17 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use meshnet::crypto::TransportSecret;
 use meshnet::dataplane::meta::Meta;
 use meshnet::dataplane::tx::seal;
 use meshnet::dataplane::{HEADROOM, Outgoing, Rx, Snapshot, TAILROOM, Tx, TxVerdict, Verdict};
 use meshnet::membership::{IdentitySecret, TrustChain, VerifiedCertificate};
-use meshnet::node::{Event, Inbound, Node, NodeConfig, OwnEpoch, Settings};
+use meshnet::node::{Event, Inbound, KeyRing, Node, NodeConfig, Settings};
 use meshnet::path::SocketId;
 use meshnet::session::GateKey;
 use meshnet::time::{Mono, Now, UnixMs};
 use proto::data::TrailerFlags;
 use proto::id::{BootEpoch, MemberId};
-use proto::key_epoch::KeyEpoch;
 use proto::lane::Lane;
-use proto::signed::Signed;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -35,20 +32,31 @@ pub struct Disk {
     pub identity: [u8; 32],
     /// The secret of the mesh.
     pub gate: GateKey,
-    /// The transport key.
-    pub transport: TransportSecret,
-    /// Its signed epoch.
-    pub epoch: Signed<KeyEpoch>,
+    /// The transport keys.
+    pub keys: KeyRing,
+    /// The revocations known.
+    pub revocations: Vec<Vec<u8>>,
     /// The node's certificate.
     pub certificate: VerifiedCertificate,
     /// The trust bundles.
     pub trust: TrustChain,
+    /// Writes of the keys so far.
+    pub key_writes: u64,
     /// Starts so far.
     pub boot: u64,
     /// Handshake timestamps up to this one may have been used.
     pub timestamp_floor_us: u64,
     /// What the node exported last.
     pub cache: Vec<u8>,
+}
+
+/// Where a machine loses its power while it writes its keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PowerCut {
+    /// Before this write, counted from 1, has reached the disk.
+    Before(u64),
+    /// When it has, but before the node knows.
+    After(u64),
 }
 
 /// Something that a machine does to its surroundings.
@@ -89,6 +97,8 @@ pub struct Machine {
     pub settings: Settings,
     /// How far the wall clock is off, in milliseconds.
     pub clock_error_ms: i64,
+    /// Where it is to lose its power.
+    pub power_cut: Option<PowerCut>,
     /// Start of this machine's monotonic clock, so that no two machines' clocks agree.
     pub mono_start_us: u64,
     running: Option<Running>,
@@ -97,7 +107,7 @@ pub struct Machine {
 impl Machine {
     /// A machine whose daemon does not run.
     pub fn new(disk: Disk, settings: Settings, mono_start_us: u64) -> Machine {
-        Machine { disk, settings, clock_error_ms: 0, mono_start_us, running: None }
+        Machine { disk, settings, clock_error_ms: 0, power_cut: None, mono_start_us, running: None }
     }
 
     /// Its member id.
@@ -132,11 +142,11 @@ impl Machine {
         let config = NodeConfig {
             identity: IdentitySecret::from_bytes(&disk.identity),
             gate: disk.gate.clone(),
-            epochs: vec![OwnEpoch { secret: disk.transport.clone(), signed: disk.epoch.clone() }],
+            keys: disk.keys.clone(),
             certificate: disk.certificate.signed().clone(),
             issuer: None,
             trust: disk.trust.clone(),
-            revocations: Vec::new(),
+            revocations: disk.revocations.clone(),
             boot: BootEpoch(disk.boot),
             timestamp_floor_us: disk.timestamp_floor_us,
             cache: disk.cache.clone(),
@@ -283,6 +293,17 @@ impl Machine {
         self.drain(now_us)
     }
 
+    /// Lets the daemon's owner ask something of the node.
+    ///
+    /// # Panics
+    /// When the daemon does not run.
+    pub fn ask<T>(&mut self, now_us: u64, ask: impl FnOnce(&mut Node, Now) -> T) -> (T, Vec<Output>) {
+        let now = self.now(now_us);
+        let running = self.running.as_mut().expect("the daemon runs");
+        let answer = ask(&mut running.node, now);
+        (answer, self.drain(now_us))
+    }
+
     fn drain(&mut self, now_us: u64) -> Vec<Output> {
         let now = self.now(now_us);
         let Some(running) = &mut self.running else { return Vec::new() };
@@ -304,6 +325,27 @@ impl Machine {
                     running.save_at_us.get_or_insert(now_us + SAVE_AFTER_US);
                 }
                 Event::ReserveTimestamp(floor_us) => self.disk.timestamp_floor_us = floor_us,
+                Event::SaveKeys { ring, generation } => {
+                    self.disk.key_writes += 1;
+                    let write = self.disk.key_writes;
+                    if self.power_cut != Some(PowerCut::Before(write)) {
+                        self.disk.keys = *ring;
+                    }
+                    if matches!(self.power_cut, Some(PowerCut::Before(at) | PowerCut::After(at)) if at == write)
+                    {
+                        self.power_cut = None;
+                        self.running = None;
+                        outputs.push(Output::Note(format!("loses its power at write {write} of its keys")));
+                        return outputs;
+                    }
+                    running.node.keys_saved(now, generation);
+                }
+                Event::KeysRotated { epoch } => outputs.push(Output::Note(format!("rotated to {epoch}"))),
+                Event::RevocationsChanged => {
+                    self.disk.revocations = running.node.export_revocations();
+                }
+                Event::BundlesChanged => self.disk.trust = running.node.membership().trust().clone(),
+                Event::Revoked { member, .. } => outputs.push(Output::Note(format!("revoked: {member}"))),
                 Event::PeerUp { name, .. } => outputs.push(Output::Note(format!("up: {name}"))),
                 Event::PeerDown { name, .. } => outputs.push(Output::Note(format!("down: {name}"))),
                 Event::PathChanged { name, path, .. } => {

@@ -19,7 +19,7 @@ mod world;
 
 pub use build::Spec;
 pub use flow::{Flow, MARKER, Report, packet};
-pub use machine::{Disk, Machine, Output, START};
+pub use machine::{Disk, Machine, Output, PowerCut, START};
 pub use nat::{Nat, NatKind};
 pub use net::{Arrival, Host, HostId, Link, NetStats, Site, SiteId, Underlay, Uplink};
 pub use world::{Attacker, FlowId, MachineId, PORT, World};

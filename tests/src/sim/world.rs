@@ -8,8 +8,9 @@ use std::time::Duration;
 use memchr::memmem::Finder;
 use meshnet::crypto::Secret;
 use meshnet::membership::{AuthoritySecret, Founding, TrustChain, found};
-use meshnet::node::Settings;
+use meshnet::node::{Node, Settings};
 use meshnet::session::GateKey;
+use meshnet::time::Now;
 use proto::datagram::Kind;
 use proto::id::{MemberId, Name};
 use rand::rngs::StdRng;
@@ -162,6 +163,29 @@ impl World {
         let inviter = self.machines[inviter.0].node().expect("the inviter runs");
         self.machines[id.0].disk.cache = inviter.export_cache();
         self.start(id);
+    }
+
+    /// Asks something of a machine's node, as its owner would over the control socket.
+    pub fn ask<T>(&mut self, id: MachineId, ask: impl FnOnce(&mut Node, Now) -> T) -> T {
+        let now_us = self.now_us;
+        let mut answer = None;
+        self.act(id, |machine| {
+            let (value, outputs) = machine.ask(now_us, ask);
+            answer = Some(value);
+            outputs
+        });
+        answer.expect("it was asked")
+    }
+
+    /// Gives a machine other settings, and tells its daemon.
+    pub fn reconfigure(&mut self, id: MachineId, settings: Settings) {
+        let now_us = self.now_us;
+        self.act(id, |machine| machine.reconfigure(now_us, settings));
+    }
+
+    /// The mesh's authority.
+    pub fn authority(&self) -> &AuthoritySecret {
+        &self.authority
     }
 
     /// Ends a machine's daemon without warning; its disk stays.

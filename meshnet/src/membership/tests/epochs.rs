@@ -71,3 +71,34 @@ fn keys_that_accept_any_signature_are_refused() {
     signature[0] = 1;
     assert_eq!(verify_join(&proto::id::IdentityKey(weak), &[1; 32], &signature), Err(BadSignature));
 }
+
+#[test]
+fn a_key_that_its_member_has_retired_opens_nothing_any_more() {
+    let mut table = table([1]);
+    for number in [5, 6] {
+        table.add_key_epoch(epoch(1, number, number as u8)).unwrap();
+    }
+    assert!(table.retire_key_epochs(id(1), KeyEpochNumber(6)));
+    assert!(!table.retire_key_epochs(id(1), KeyEpochNumber(6)), "no news");
+    assert!(!table.retire_key_epochs(id(1), KeyEpochNumber(5)), "never back");
+    assert_eq!(table.with_key(&TransportKey([5; 32])), None);
+    assert_eq!(table.get(id(1)).unwrap().epochs().with_key(&TransportKey([5; 32])), None);
+    assert_eq!(table.with_key(&TransportKey([6; 32])), Some((id(1), KeyEpochNumber(6))));
+    // Whoever has stolen the old key and shows it again is refused.
+    assert_eq!(table.add_key_epoch(epoch(1, 5, 5)), Err(EpochError::Old(KeyEpochNumber(5))));
+    assert_eq!(table.with_key(&TransportKey([5; 32])), None);
+}
+
+#[test]
+fn the_newest_known_epoch_stays_for_asking_even_if_it_is_retired() {
+    let mut table = table([1]);
+    table.add_key_epoch(epoch(1, 5, 5)).unwrap();
+    table.retire_key_epochs(id(1), KeyEpochNumber(9));
+    let newest = |table: &Membership| table.get(id(1)).unwrap().epochs().newest().unwrap().body().number;
+    assert_eq!(newest(&table), KeyEpochNumber(5));
+    assert_eq!(table.with_key(&TransportKey([5; 32])), None);
+    table.add_key_epoch(epoch(1, 9, 9)).unwrap();
+    assert_eq!(newest(&table), KeyEpochNumber(9));
+    assert_eq!(table.get(id(1)).unwrap().epochs().iter().count(), 1);
+    assert_eq!(table.with_key(&TransportKey([9; 32])), Some((id(1), KeyEpochNumber(9))));
+}

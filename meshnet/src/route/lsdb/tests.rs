@@ -33,6 +33,8 @@ fn content(links: &[(u8, u32)]) -> Record {
         datacenter: None,
         relays: false,
         links: links.iter().map(|(n, cost_us)| Link { member: member(*n), cost_us: *cost_us }).collect(),
+        floor: None,
+        confirms: Vec::new(),
     }
 }
 

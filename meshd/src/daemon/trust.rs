@@ -1,0 +1,134 @@
+//! Keys and revocations over the control socket.
+
+use meshnet::node::{EpochUse, Node, RevokeError, RotateError};
+use meshnet::time::Now;
+use proto::certificate::Issuer;
+use proto::id::{MemberId, Serial};
+use proto::revocation::{Revocation, RevocationTarget};
+use tracing::info;
+
+use super::calls::find;
+use super::service::Service;
+use crate::api::keys::{Epoch, Keys, PeerKeys, SessionEpochs};
+use crate::api::server::refuse;
+use crate::api::{Answer, RevokeRequest};
+use crate::exit;
+
+/// The keys of this node, and what the others know of them.
+pub(super) fn keys(node: &Node, now: Now) -> Keys {
+    let view = node.keys_view(now);
+    let age = |created_s: u64| now.wall.seconds().saturating_sub(created_s);
+    let name = |member: &MemberId| {
+        let known = node.membership().get(*member).map(|known| known.name().to_string());
+        known.unwrap_or_else(|| member.to_string())
+    };
+    let epoch = |epoch: &meshnet::node::EpochView| Epoch {
+        number: epoch.number.0,
+        usage: match epoch.usage {
+            EpochUse::Next => "next",
+            EpochUse::Current => "current",
+            EpochUse::Leaving => "leaving",
+        }
+        .into(),
+        created_s: epoch.created_s,
+        age_s: age(epoch.created_s),
+    };
+    let current = view.epochs.iter().find(|epoch| epoch.usage == EpochUse::Current);
+    Keys {
+        phase: view.phase.word().into(),
+        current: current.map_or(0, |epoch| epoch.number.0),
+        target: view.target.0,
+        epochs: view.epochs.iter().map(epoch).collect(),
+        retired: view.retired,
+        next_rotation_s: view.next_rotation_s,
+        waiting_for: view.waiting_for.iter().map(name).collect(),
+        peers: view
+            .peers
+            .iter()
+            .map(|peer| PeerKeys {
+                name: peer.name.to_string(),
+                member_id: peer.member.to_string(),
+                present: peer.present,
+                confirmed: peer.confirmed.map(|number| number.0),
+                session: peer.session.map(|(ours, theirs)| SessionEpochs { ours: ours.0, theirs: theirs.0 }),
+                epoch: peer.epoch.map(|number| number.0),
+                age_s: peer.created_s.map(age),
+            })
+            .collect(),
+    }
+}
+
+impl Service {
+    /// Begins to replace the transport key. To begin what has begun is no error: the answer says so.
+    pub(super) fn rotate_keys(&mut self, now: Now, stolen: bool) -> Answer {
+        match self.parts.node.rotate_keys(now, stolen) {
+            Ok(epoch) => {
+                info!(%epoch, stolen, "replacing the transport key");
+                Answer::Rotating { epoch: epoch.0, note: None }
+            }
+            Err(RotateError::UnderWay(epoch)) => {
+                let note = format!("a rotation to key epoch {epoch} is under way already");
+                Answer::Rotating { epoch: epoch.0, note: Some(note) }
+            }
+            Err(error) => refuse(exit::FAILED, error.to_string()),
+        }
+    }
+
+    /// Revokes a member or a certificate, by the authority where its key is kept here, else as an operator.
+    pub(super) fn revoke(&mut self, now: Now, request: &RevokeRequest) -> Answer {
+        let parts = &mut self.parts;
+        let member = find(&parts.node, now, &request.target)
+            .or_else(|| request.target.parse::<MemberId>().ok())
+            .map(RevocationTarget::Member);
+        let serial = u64::from_str_radix(&request.target, 16).ok().filter(|_| request.target.len() == 16);
+        let Some(target) = member.or(serial.map(|serial| RevocationTarget::Serial(Serial(serial)))) else {
+            return refuse(
+                exit::FAILED,
+                format!(
+                    "no member has the name, address, or id {}, and it is no serial of 16 hexadecimal digits",
+                    request.target
+                ),
+            );
+        };
+        let own = RevocationTarget::Member(parts.node.member());
+        if target == own && !request.myself {
+            return refuse(exit::FAILED, "this is this node itself: say --myself to take it out of the mesh");
+        }
+        let cutoff_s = request.cutoff_s.unwrap_or(now.wall.seconds());
+        let authority = match parts.home.authority() {
+            Ok(authority) => authority,
+            Err(error) => return refuse(exit::FAILED, error.to_string()),
+        };
+        let revoked = match authority {
+            Some(authority) => {
+                let revocation = Revocation {
+                    mesh: parts.home.chain.mesh(),
+                    target,
+                    created_s: now.wall.seconds(),
+                    cutoff_s,
+                    reason: request.reason,
+                    issuer: Issuer::Root(authority.key_id()),
+                };
+                authority
+                    .sign_revocation(revocation)
+                    .map_err(RevokeError::from)
+                    .and_then(|signed| parts.node.add_revocation(now, signed))
+            }
+            None => parts.node.revoke(now, target, cutoff_s, request.reason),
+        };
+        match revoked {
+            Ok(ended) => Answer::Revoked {
+                members: ended.iter().map(ToString::to_string).collect(),
+                total: parts.node.membership().revocations().len(),
+            },
+            Err(error @ RevokeError::NotOperator) => refuse(
+                exit::NOT_PERMITTED,
+                format!(
+                    "{error}, and the authority's key is not here: run this on the node where the mesh was started, \
+                     or on one that was invited with --role operator"
+                ),
+            ),
+            Err(error) => refuse(exit::FAILED, error.to_string()),
+        }
+    }
+}

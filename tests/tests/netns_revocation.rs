@@ -1,0 +1,72 @@
+//! Members are revoked while they talk.
+
+use meshnet_tests::net::{
+    SETTLE, Split, done, figure, flow, let_send, overlay, wait_for_all_pairs, wait_for_arrivals,
+};
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_revoked_member_is_cut_off_within_milliseconds_and_stays_out() {
+    let mut split = Split::new(1);
+    let name = split.b.machine().name().to_owned();
+    let flows = [(&split.a, &split.b), (&split.b, &split.a)].map(|(from, to)| flow(from, to, 1000));
+    let bystander = flow(&split.relays[0], &split.a, 1000);
+    flows.iter().chain([&bystander]).for_each(|flow| wait_for_arrivals(flow, 300));
+
+    // Only the founder holds the authority's key, and nobody is an operator.
+    let refused = done(split.a.run(&["revoke", &name]));
+    assert_eq!(refused.status.code(), Some(77), "{refused:?}");
+
+    let start = Instant::now();
+    done(split.relays[0].ok(&["revoke", &name, "--reason", "stolen"]));
+    let took = start.elapsed();
+    let_send(&flows[0], 1000);
+    for flow in flows {
+        let silent = flow.progress().silent_for.expect("something had arrived");
+        let report = done(flow.stop());
+        figure(
+            "a flow with a member that is revoked",
+            format!("{report}; silent for {silent:?}; revoke took {took:?}"),
+        );
+        // Silent from the moment of the command on, but for the time that it took and that the news travelled.
+        assert!(
+            silent + took + Duration::from_millis(150) >= start.elapsed().min(Duration::from_secs(1)),
+            "{silent:?}"
+        );
+        assert!(silent >= Duration::from_millis(700), "{silent:?}");
+    }
+    let report = done(bystander.stop());
+    assert_eq!((report.lost, report.duplicated), (0, 0), "{report}");
+    assert!(split.b.log_text().contains("this node was revoked"), "{}", split.b.log_text());
+
+    // Restarts change nothing, neither its own nor the others'.
+    split.b.kill();
+    split.a.kill();
+    done(split.a.up());
+    done(split.b.start(&[]));
+    done(split.a.wait_for_ping(overlay(&split.relays[0]), SETTLE));
+    let status = done(split.a.status());
+    assert!(status.peers.iter().all(|peer| peer.name != name), "{:?}", status.peers);
+}
+
+#[test]
+fn a_node_that_was_away_hears_of_a_revocation_when_it_comes_back() {
+    let mut split = Split::new(1);
+    wait_for_all_pairs(&[&split.a, &split.b]);
+    split.a.kill();
+    let (name, out) = (split.b.machine().name().to_owned(), overlay(&split.b));
+    done(split.relays[0].ok(&["revoke", &name]));
+    let start = Instant::now();
+    done(split.a.up());
+    done(netlab::wait::until("the one that was away to hear", SETTLE, || {
+        let status = split.a.status().map_err(|error| error.to_string())?;
+        if status.peers.iter().any(|peer| peer.name == name) {
+            Err("still a member".into())
+        } else {
+            Ok::<(), String>(())
+        }
+    }));
+    figure("a node that was away hears of a revocation after its start", format!("{:?}", start.elapsed()));
+    let ping = done(split.a.run(&["ping", &out.to_string()]));
+    assert_ne!(ping.status.code(), Some(0), "{ping:?}");
+}
