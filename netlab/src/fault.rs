@@ -4,6 +4,8 @@ use crate::machine::Machine;
 use crate::{Error, Switch, tool};
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::process::Command;
+use std::time::Duration;
 
 /// One end of a cable: an interface of a machine, and the switch's port at the other end.
 ///
@@ -50,8 +52,22 @@ impl Port {
     /// # Errors
     /// A failed command.
     pub fn apply(&self, fault: &Fault) -> Result<(), Error> {
+        if fault.swallow_longer_than_bytes.is_some() {
+            self.send_segments_apart()?;
+        }
         self.fabric.nft(&rules(&self.far, fault, &fault.cut_to, "daddr", fault.loss_out_permille))?;
         self.machine.nft(&rules(&self.interface, fault, &fault.cut_from, "saddr", fault.loss_in_permille))?;
+        Ok(())
+    }
+
+    /// Has both ends of the cable send UDP datagrams one by one: else a segmented send passes as one long packet, whose
+    /// length says nothing about that of the datagrams.
+    fn send_segments_apart(&self) -> Result<(), Error> {
+        for (end, interface) in [(&self.machine, &self.interface), (&self.fabric, &self.far)] {
+            let mut ethtool = Command::new("ethtool");
+            ethtool.args(["--features", interface, "tx-udp-segmentation", "off"]);
+            end.run(ethtool, Duration::from_secs(5))?.stdout()?;
+        }
         Ok(())
     }
 

@@ -49,6 +49,9 @@ pub struct Status {
     /// What an operator should look at.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// What was lost, by reason.
+    #[serde(default)]
+    pub drops: BTreeMap<String, u64>,
 }
 
 /// The node of a [`Status`].
@@ -102,6 +105,9 @@ pub struct PathStatus {
     /// The cipher suite of the session.
     #[serde(default)]
     pub suite: String,
+    /// The longest packet that it carries, in bytes.
+    #[serde(default)]
+    pub mtu: u32,
 }
 
 /// The `meshd` program: [`BINARY`] in the environment, else the one in the directory (or its parent) of the running

@@ -19,7 +19,7 @@ use toml::Spanned;
 
 use diagnose::{Findings, example, nearest};
 pub use diagnose::{Invalid, Problem};
-use raw::{Raw, RawSubnet};
+use raw::{Raw, RawMtu, RawSubnet};
 
 use crate::output::units;
 
@@ -67,8 +67,8 @@ pub struct Config {
     pub state: Option<PathBuf>,
     /// Name of the overlay's network device.
     pub interface: String,
-    /// The device's MTU, in bytes.
-    pub mtu: u16,
+    /// The device's MTU.
+    pub mtu: Mtu,
     /// Whether the kernel is asked to carry packets in batches, in device and sockets.
     pub offload: Wish,
     /// Which cipher suites the node's key epochs declare.
@@ -100,6 +100,15 @@ pub enum SuiteWish {
     Auto,
     /// ChaCha20-Poly1305 with everyone.
     ChaCha20Poly1305,
+}
+
+/// MTU of the overlay's network device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mtu {
+    /// [`DEFAULT_MTU`], and more once a path carries jumbo frames.
+    Auto,
+    /// So many bytes.
+    Fixed(u16),
 }
 
 /// A subnet to announce.
@@ -154,7 +163,7 @@ impl Default for Config {
         Config {
             state: None,
             interface: DEFAULT_INTERFACE.into(),
-            mtu: DEFAULT_MTU,
+            mtu: Mtu::Auto,
             offload: Wish::Auto,
             suite: SuiteWish::Auto,
             listen: vec![(IpAddr::V6(Ipv6Addr::UNSPECIFIED), DEFAULT_PORT).into()],
@@ -342,7 +351,17 @@ fn resolve(raw: Raw, findings: &mut Findings<'_>) -> Config {
         config.interface = name;
     }
     // Below 1280 there is no IPv6 (RFC 8200, section 5).
-    integer("mtu", raw.mtu, 1280..=65_535, findings, |value| config.mtu = value as u16);
+    match raw.mtu.map(|mtu| (mtu.span(), mtu.into_inner())) {
+        None => {}
+        Some((_, RawMtu::Word(word))) if word == "auto" => config.mtu = Mtu::Auto,
+        Some((span, RawMtu::Word(word))) => {
+            findings.add(span, format!("`{word}` is no choice for `mtu`"), example("mtu"));
+        }
+        Some((span, RawMtu::Bytes(bytes))) => {
+            let set = |value| config.mtu = Mtu::Fixed(value as u16);
+            integer("mtu", Some(Spanned::new(span, bytes)), 1280..=65_535, findings, set);
+        }
+    }
     integer("fwmark", raw.fwmark, 0..=i64::from(u32::MAX), findings, |value| config.fwmark = value as u32);
     integer("route_table", raw.route_table, 1..=i64::from(u32::MAX), findings, |value| {
         config.route_table = Some(value as u32);

@@ -13,8 +13,8 @@ pub struct Raw {
     pub state: Option<Spanned<PathBuf>>,
     /// Name of the overlay's network device.
     pub interface: Option<Spanned<String>>,
-    /// The device's MTU, in bytes.
-    pub mtu: Option<Spanned<i64>>,
+    /// The device's MTU, in bytes, or a word.
+    pub mtu: Option<Spanned<RawMtu>>,
     /// Whether to let the kernel carry packets in batches.
     pub offload: Option<Spanned<String>>,
     /// Which cipher suite to offer.
@@ -37,6 +37,16 @@ pub struct Raw {
     pub rotate_every: Option<Spanned<String>>,
     /// Log level.
     pub log: Option<Spanned<String>>,
+}
+
+/// A number or a word.
+#[derive(Deserialize, Debug)]
+#[serde(untagged)]
+pub enum RawMtu {
+    /// Bytes.
+    Bytes(i64),
+    /// `auto`.
+    Word(String),
 }
 
 /// One `[[subnets]]`.

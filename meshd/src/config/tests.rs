@@ -36,7 +36,8 @@ fn a_full_file_is_read() {
     )
     .unwrap();
     assert_eq!(config.interface, "mesh7");
-    assert_eq!(config.offload, Wish::Off);
+    assert_eq!((config.mtu, config.offload), (Mtu::Fixed(1300), Wish::Off));
+    assert_eq!(parse("mtu = \"auto\"").unwrap().mtu, Mtu::Auto);
     assert_eq!(config.suite, SuiteWish::ChaCha20Poly1305);
     assert_eq!(config.listen.len(), 2);
     assert_eq!(config.endpoints[1].to_string(), "[2001:db8::1]:7000");
@@ -52,6 +53,7 @@ fn a_full_file_is_read() {
 fn each_wrong_value_says_where_and_what_to_write() {
     for (text, place, expected) in [
         ("mtu = 900", "1:7", "from 1280 to 65535"),
+        ("mtu = \"big\"", "1:7", "write for example: mtu = "),
         ("listen = [\"4655\"]", "1:11", "write \"[::]:4655\""),
         ("listen = [\"10.0.0.1\"]", "1:11", "write \"10.0.0.1:4655\""),
         ("endpoints = [\"vpn.example.org\"]", "1:14", "write \"vpn.example.org:4655\""),
@@ -93,7 +95,7 @@ fn listening_on_both_families_twice_is_once() {
 #[test]
 fn a_reload_knows_what_needs_a_restart() {
     let old = Config::default();
-    let new = Config { mtu: 1400, relay: true, ..Config::default() };
+    let new = Config { mtu: Mtu::Fixed(1400), relay: true, ..Config::default() };
     assert_eq!(old.needs_restart(&new), ["mtu"]);
 }
 

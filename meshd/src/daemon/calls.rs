@@ -61,7 +61,7 @@ impl Service {
         status.node.mesh_id = parts.home.chain.mesh().to_string();
         status.interface = crate::api::view::Interface {
             name: parts.network.name().to_owned(),
-            mtu: parts.config.mtu.into(),
+            mtu: parts.network.mtu().into(),
             offload: parts.network.offload().0.to_string(),
             offload_reason: parts.network.offload().1.to_string(),
         };

@@ -1,30 +1,36 @@
 //! The kernel's side of the overlay: the device's addresses and routes; and the machine's own addresses.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use meshnet::dataplane::tx::super_packet_max_bytes;
-use meshnet::io::netlink::{Exclude, LinkSettings, Netlink, NetlinkError, RouteOptions};
+use meshnet::io::netlink::{Exclude, LinkSettings, Netlink, NetlinkError, RouteOptions, RouteReport};
 use meshnet::io::tun::{Offloads, Opened, Reason};
 use meshnet::membership::member_network6;
-use meshnet::node::{self, Settings};
+use meshnet::node::{self, Route, Settings};
 use proto::id::Name;
 use proto::record::Subnet;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_MTU, Mtu};
 use crate::state::Home;
 
 /// Packets that wait in the device for the daemon before the kernel drops.
 const QUEUE_PACKETS: u32 = 1000;
+/// With `mtu = "auto"` the device grows for paths that carry packets of so many bytes.
+const JUMBO_FROM: u16 = 2000;
 
 /// The device and what is set on it.
 pub(super) struct Network {
     netlink: Netlink,
     name: String,
     offload: (Offloads, Reason),
+    /// The device's MTU as the node knows it ...
+    mtu: u16,
+    /// ... and as the kernel does.
+    applied: u16,
     routes: RouteOptions,
     /// The overlay's own networks: never dialled as underlay.
     overlay: Vec<IpNet>,
@@ -54,10 +60,14 @@ impl Network {
             }
         };
         let addresses: Vec<IpNet> = home.certificate.addresses().map(with_network).collect();
+        let mtu = match config.mtu {
+            Mtu::Auto => DEFAULT_MTU,
+            Mtu::Fixed(mtu) => mtu,
+        };
         let link = LinkSettings {
-            mtu: Some(config.mtu.into()),
+            mtu: Some(mtu.into()),
             queue_packets: Some(QUEUE_PACKETS),
-            super_packet_bytes: offload.0.tcp.then(|| super_packet_max_bytes(config.mtu)),
+            super_packet_bytes: offload.0.tcp.then(|| super_packet_max_bytes(mtu)),
             no_link_local: true,
             up: true,
         };
@@ -79,7 +89,7 @@ impl Network {
             ..RouteOptions::new(index)
         };
         let overlay = network4.map(IpNet::V4).into_iter().chain([IpNet::V6(network6)]).collect();
-        Ok(Network { netlink, name, offload, routes, overlay })
+        Ok(Network { netlink, name, offload, mtu, applied: mtu, routes, overlay })
     }
 
     /// What the device takes over from us, and why.
@@ -92,12 +102,52 @@ impl Network {
         &self.name
     }
 
-    /// Makes `prefixes` the routes over the device.
-    pub(super) async fn set_routes(&self, prefixes: &[IpNet]) {
-        let wanted: BTreeSet<IpNet> = prefixes.iter().copied().collect();
+    /// The device's MTU in bytes.
+    pub(super) fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// What the device's MTU should become now that a path carries packets of `widest` bytes; `None` if it stays. It only
+    /// ever grows, and only where the path is so wide that it saves much: with one MTU for all the kernel has less to
+    /// know.
+    pub(super) fn wider(&self, config: &Config, widest: u16) -> Option<u16> {
+        (config.mtu == Mtu::Auto && widest >= JUMBO_FROM && widest > self.mtu).then_some(widest)
+    }
+
+    /// Lets the device take packets up to the MTU that the node was told of.
+    pub(super) async fn grow(&mut self) {
+        if self.mtu <= self.applied {
+            return;
+        }
+        let link = LinkSettings {
+            mtu: Some(self.mtu.into()),
+            super_packet_bytes: self.offload.0.tcp.then(|| super_packet_max_bytes(self.mtu)),
+            ..LinkSettings::default()
+        };
+        match self.netlink.set_link(self.routes.index, &link).await {
+            Ok(()) => info!(mtu = self.mtu, "the device takes longer packets: a path carries them"),
+            Err(error) => warn!(%error, "cannot set the device's MTU"),
+        }
+        self.applied = self.mtu;
+    }
+
+    /// The device's MTU will be this; see [`Network::grow`].
+    pub(super) fn set_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu;
+    }
+
+    /// Makes `routes` the routes over the device.
+    pub(super) async fn set_routes(&self, routes: &[Route]) {
+        let mtu = |route: &Route| {
+            // IPv6 knows no smaller one; what is longer than the path is cut by us.
+            let least = if route.prefix.addr().is_ipv4() { 0 } else { 1280 };
+            route.mtu.map(|mtu| u32::from(mtu.max(least)))
+        };
+        let wanted: BTreeMap<IpNet, Option<u32>> =
+            routes.iter().map(|route| (route.prefix, mtu(route))).collect();
         match self.netlink.set_routes(&self.routes, &wanted).await {
             Ok(report) => {
-                for (prefix, error) in report.refused {
+                for (prefix, error) in &report.refused {
                     let quiet = matches!(prefix, IpNet::V6(_));
                     if quiet {
                         debug!(%prefix, %error, "a route is refused");
@@ -105,7 +155,8 @@ impl Network {
                         warn!(%prefix, %error, "a route is refused");
                     }
                 }
-                debug!(added = report.added, removed = report.removed, "routes set");
+                let RouteReport { added, changed, removed, .. } = report;
+                debug!(added, changed, removed, "routes set");
             }
             Err(error) => warn!(%error, "cannot set routes"),
         }
@@ -152,7 +203,7 @@ impl Network {
             endpoints: endpoints.into_iter().filter(|endpoint| !inside(endpoint)).collect(),
             interface_addresses,
             sockets: sockets.to_vec(),
-            mtu: config.mtu,
+            mtu: self.mtu,
             rotate_every: config.rotate_every.map(Duration::from_secs),
         }
     }

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use anyhow::bail;
 use arc_swap::ArcSwap;
-use ipnet::IpNet;
 use meshnet::dataplane::Snapshot;
 use meshnet::io::clock;
 use meshnet::io::netlink::Watch;
 use meshnet::io::udp::{FaultKind, Sent};
 use meshnet::membership::Membership;
-use meshnet::node::{self, Event, JoinOrigin, Node};
+use meshnet::node::{self, Event, JoinOrigin, Node, Route};
 use meshnet::time::{Mono, Now};
 use proto::bundle::SignedBundle;
 use proto::id::MemberId;
@@ -70,7 +69,7 @@ pub(super) struct Service {
     pub(super) started: Mono,
     pub(super) pings: Pings,
     /// Routes that the kernel has not got yet.
-    routes: Option<Vec<IpNet>>,
+    routes: Option<Vec<Route>>,
     /// The last request to send again that the sending threads were woken for.
     resent: u64,
 }
@@ -208,6 +207,8 @@ impl Service {
         if let Some(routes) = self.routes.take() {
             self.parts.network.set_routes(&routes).await;
         }
+        // After the routes that keep packets on narrower paths short.
+        self.parts.network.grow().await;
     }
 
     pub(super) fn drain(&mut self, now: Now) {
@@ -232,7 +233,14 @@ impl Service {
                     self.parts.lanes.wake_senders();
                 }
             }
-            Event::Routes(prefixes) => self.routes = Some(prefixes),
+            Event::Routes(routes) => self.routes = Some(routes),
+            Event::Wider(widest) => {
+                let parts = &mut self.parts;
+                if let Some(mtu) = parts.network.wider(&parts.config, widest) {
+                    parts.network.set_mtu(mtu);
+                    parts.node.handle_device_mtu(now, mtu);
+                }
+            }
             Event::Undeliverable { packet, error } => self.parts.lanes.refuse(now.mono, &packet, error),
             Event::CacheChanged => self.parts.store.cache_changed(),
             Event::ReserveTimestamp(floor_us) => self.parts.store.reserve(floor_us),

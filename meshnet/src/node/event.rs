@@ -71,13 +71,25 @@ pub enum JoinOrigin {
     },
 }
 
+/// A prefix that leads into the overlay.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Route {
+    /// The prefix: a subnet of a member, or an address of one to which the path is narrow.
+    pub prefix: IpNet,
+    /// The longest packet in bytes that goes there, where that is less than what the device takes.
+    pub mtu: Option<u16>,
+}
+
 /// What the node tells its surroundings.
 pub enum Event {
     /// The data plane must use this from now on. Always handle it before sending what [`super::Node::poll_transmit`]
     /// gives: answers may arrive at once.
     Snapshot(Arc<Snapshot>),
-    /// The complete set of prefixes that lead into the overlay, beside the network of the node's own addresses.
-    Routes(Vec<IpNet>),
+    /// The complete set of routes into the overlay, beside the network of the node's own addresses, in ascending order.
+    Routes(Vec<Route>),
+    /// Some path carries inner packets of this many bytes, which is more than the overlay's device takes
+    /// ([`super::Settings::mtu`]). Told again when there is a wider one.
+    Wider(u16),
     /// A packet that was handed up cannot be sent: its sender should be told.
     Undeliverable {
         /// The inner packet.

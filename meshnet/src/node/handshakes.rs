@@ -78,7 +78,7 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&member) else { return };
         peer.needed = now.mono;
         if peer.stats.large.swap(false, Ordering::Relaxed) {
-            peer.paths.note_large();
+            peer.paths.note_large(now.mono);
         }
         if peer.paths.traffic(now.mono) {
             self.refresh_paths(now, member);

@@ -49,7 +49,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 pub use config::{KeyRing, NodeConfig, NodeError, OwnEpoch, Settings, Socket};
-pub use event::{Event, Inbound, JoinOrigin, Transmit};
+pub use event::{Event, Inbound, JoinOrigin, Route, Transmit};
 pub use rotation::{Phase, RotateError};
 pub use trust::{RevokeError, import_revocations};
 pub use view::{
@@ -142,7 +142,11 @@ struct Routing {
     paths: ShortestPaths<MemberId>,
     fib: Arc<Fib<MemberSlot>>,
     sources: Arc<SourceTable<MemberSlot>>,
+    /// Subnets of others that can be reached.
     prefixes: Vec<IpNet>,
+    /// What was told last.
+    told: Vec<Route>,
+    widest: u16,
 }
 
 /// What has to be done before the outputs are drained.
@@ -263,6 +267,8 @@ impl Node {
                 fib: Arc::default(),
                 sources: Arc::default(),
                 prefixes: Vec::new(),
+                told: Vec::new(),
+                widest: 0,
             },
             gossip: gossip::Gossip::default(),
             resend: resend::Requests::default(),

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 
+use ipnet::IpNet;
 use proto::data;
 use proto::frame::Frame;
 use proto::id::{MemberId, RelayLabel};
 
 use super::control::IN_USE;
-use super::{Node, Peer};
+use super::{Event, Node, Peer, Route};
 use crate::dataplane::{TAILROOM, relay, tx};
 use crate::path::{PathId, SizeProbe};
 use crate::time::Now;
@@ -45,6 +46,13 @@ impl Node {
             self.send_probes(now, member);
             self.dirty.peers.insert(member);
         }
+        self.settle(now);
+    }
+
+    /// The overlay's device takes packets of `mtu` bytes from now on, or will in a moment.
+    pub fn handle_device_mtu(&mut self, now: Now, mtu: u16) {
+        self.settings.mtu = mtu;
+        self.dirty.snapshot = true;
         self.settle(now);
     }
 
@@ -111,6 +119,42 @@ impl Node {
         {
             peer.mtu = mtu;
             self.dirty.snapshot = true;
+        }
+    }
+
+    /// Tells which routes there have to be, if that changed: the subnets of others, and those addresses of members to
+    /// which the path is narrower than the device.
+    pub(super) fn tell_routes(&mut self, now: Now) {
+        let device = self.settings.mtu;
+        let narrow = |peer: &Peer| peer.mtu.filter(|mtu| *mtu < device);
+        let of_owner = |prefix: &IpNet| {
+            let owner =
+                self.routing.fib.lookup(&prefix.network()).and_then(|slot| self.slots.member(slot))?;
+            narrow(self.peers.get(&owner)?)
+        };
+        let mut routes: Vec<Route> = self
+            .routing
+            .prefixes
+            .iter()
+            .map(|prefix| Route { prefix: *prefix, mtu: of_owner(prefix) })
+            .collect();
+        for peer in self.peers.values() {
+            let Some(mtu) = narrow(peer) else { continue };
+            let addresses = self.membership.addresses(now.wall, peer.member);
+            routes.extend(
+                addresses.into_iter().map(|address| Route { prefix: address.into(), mtu: Some(mtu) }),
+            );
+        }
+        routes.sort();
+        routes.dedup_by_key(|route| route.prefix);
+        if routes != self.routing.told {
+            self.routing.told.clone_from(&routes);
+            self.events.push_back(Event::Routes(routes));
+        }
+        let widest = self.peers.values().filter_map(|peer| peer.mtu).max().unwrap_or(0);
+        if widest > device.max(self.routing.widest) {
+            self.routing.widest = widest;
+            self.events.push_back(Event::Wider(widest));
         }
     }
 }

@@ -63,10 +63,7 @@ impl Node {
         self.routing.sources = Arc::new(sources.build());
         prefixes.sort();
         prefixes.dedup();
-        if prefixes != self.routing.prefixes {
-            self.routing.prefixes.clone_from(&prefixes);
-            self.events.push_back(Event::Routes(prefixes));
-        }
+        self.routing.prefixes = prefixes;
         self.dirty.snapshot = true;
     }
 
@@ -92,6 +89,7 @@ impl Node {
 
     /// Publishes a snapshot of everything that the data plane reads.
     pub(super) fn publish(&mut self, now: Now) {
+        self.tell_routes(now);
         self.dirty.generation += 1;
         let mut peers: Vec<Option<Arc<PeerTx>>> = vec![None; self.slots.members.len()];
         let mut receivers = Receivers::default();

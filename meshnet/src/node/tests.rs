@@ -207,7 +207,7 @@ impl World {
                     Event::Undeliverable { error, .. } => host.events.push(format!("{error:?}")),
                     Event::SaveKeys { .. } | Event::KeysRotated { .. } => {}
                     Event::RevocationsChanged | Event::BundlesChanged | Event::Revoked { .. } => {}
-                    Event::Routes(_) | Event::Join { .. } => {}
+                    Event::Routes(_) | Event::Wider(_) | Event::Join { .. } => {}
                 }
                 continue;
             }

@@ -507,9 +507,15 @@ impl PathSet {
         None
     }
 
-    /// Long packets were sent to the peer lately: the path that carries them is asked whether they pass.
-    pub fn note_large(&mut self) {
+    /// Long packets were sent to the peer lately: the path that carries them is asked whether they pass, and now and then
+    /// the one that would carry them next.
+    pub fn note_large(&mut self, now: Mono) {
         if let Some(path) = self.primary.and_then(|id| self.paths.get_mut(&id)) {
+            path.mtu.note_large();
+        }
+        if let Some(path) = self.warm(now).and_then(|id| self.paths.get_mut(&id))
+            && now.since(path.mtu.checked()) >= PROBE_OTHER
+        {
             path.mtu.note_large();
         }
     }

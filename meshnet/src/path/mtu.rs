@@ -130,6 +130,11 @@ impl Search {
         self.proven
     }
 
+    /// When the size in use was asked for last.
+    pub fn checked(&self) -> Mono {
+        self.checked
+    }
+
     /// Long datagrams went out on the path.
     pub fn note_large(&mut self) {
         self.large = true;

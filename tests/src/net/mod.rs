@@ -10,7 +10,7 @@ mod trials;
 
 pub use figures::{figure, limit};
 pub use iperf::{Throughput, iperf};
-pub use transfer::transfer;
+pub use transfer::{Transferred, transfer, transfer_during};
 pub use trials::{Cost, Costs, timed, trials};
 
 use netlab::flow::{Flow, FlowShape};

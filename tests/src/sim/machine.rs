@@ -351,7 +351,8 @@ impl Machine {
                 Event::PathChanged { name, path, .. } => {
                     outputs.push(Output::Note(format!("path to {name}: {path:?}")));
                 }
-                Event::Routes(prefixes) => outputs.push(Output::Note(format!("routes: {prefixes:?}"))),
+                Event::Routes(routes) => outputs.push(Output::Note(format!("routes: {routes:?}"))),
+                Event::Wider(mtu) => outputs.push(Output::Note(format!("wider: {mtu}"))),
                 Event::Undeliverable { error, .. } => outputs.push(Output::Note(format!("{error:?}"))),
                 Event::Join { .. } | Event::Pong { .. } => {}
             }

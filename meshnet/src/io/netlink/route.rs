@@ -1,6 +1,6 @@
 //! Routes over the overlay interface.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt;
@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
 };
 
 use super::{Netlink, NetlinkError, family_of};
@@ -45,6 +45,8 @@ impl RouteOptions {
 pub struct RouteReport {
     /// Routes added.
     pub added: usize,
+    /// Routes that got another MTU.
+    pub changed: usize,
     /// Routes removed.
     pub removed: usize,
     /// What the kernel did not take, and why; IPv6 routes where IPv6 is disabled come here.
@@ -53,21 +55,23 @@ pub struct RouteReport {
 
 impl Netlink {
     /// Makes `wanted` the set of our routes ([`PROTOCOL`]) over the interface: adds what is missing, and removes what is
-    /// too much, in whichever table or with whichever metric it is. Routes of others are never touched.
+    /// too much, in whichever table or with whichever metric it is. Routes of others are never touched. With a prefix goes
+    /// the MTU of its route in bytes, if it is another than the interface's; a route whose MTU changes is replaced, with
+    /// which the kernel forgets what it has learnt about it.
     ///
     /// # Errors
     /// When the routes cannot be listed. A route that cannot be set is in the report.
     pub async fn set_routes(
         &self,
         options: &RouteOptions,
-        wanted: &BTreeSet<IpNet>,
+        wanted: &BTreeMap<IpNet, Option<u32>>,
     ) -> Result<RouteReport, NetlinkError> {
         let mut report = RouteReport::default();
-        let mut present = BTreeSet::new();
+        let mut present = BTreeMap::new();
         for route in self.our_routes(options.index).await? {
             let current = route.table == options.table && route.metric == options.metric;
-            if current && wanted.contains(&route.prefix) {
-                present.insert(route.prefix);
+            if current && wanted.contains_key(&route.prefix) {
+                present.insert(route.prefix, route.mtu);
                 continue;
             }
             match self.handle.route().del(route.message(options.index)).execute().await {
@@ -78,13 +82,17 @@ impl Netlink {
                 },
             }
         }
-        for &prefix in wanted {
+        for (prefix, &mtu) in wanted {
             let prefix = prefix.trunc();
-            if present.contains(&prefix) {
+            let there = present.get(&prefix).copied();
+            if there == Some(mtu) {
                 continue;
             }
-            let route = OurRoute { prefix, table: options.table, metric: options.metric };
-            match self.handle.route().add(route.message(options.index)).execute().await {
+            let route = OurRoute { prefix, table: options.table, metric: options.metric, mtu };
+            let request = self.handle.route().add(route.message(options.index));
+            let request = if there.is_some() { request.replace() } else { request };
+            match request.execute().await {
+                Ok(()) if there.is_some() => report.changed += 1,
                 Ok(()) => report.added += 1,
                 Err(error) => report.refused.push((prefix, NetlinkError::new("add a route", error))),
             }
@@ -97,7 +105,7 @@ impl Netlink {
     /// # Errors
     /// When the routes cannot be listed.
     pub async fn remove_leftovers(&self, index: u32) -> Result<usize, NetlinkError> {
-        Ok(self.set_routes(&RouteOptions::new(index), &BTreeSet::new()).await?.removed)
+        Ok(self.set_routes(&RouteOptions::new(index), &BTreeMap::new()).await?.removed)
     }
 
     async fn our_routes(&self, index: u32) -> Result<Vec<OurRoute>, NetlinkError> {
@@ -131,6 +139,7 @@ struct OurRoute {
     prefix: IpNet,
     table: u32,
     metric: u32,
+    mtu: Option<u32>,
 }
 
 impl OurRoute {
@@ -142,6 +151,7 @@ impl OurRoute {
         let is_v4 = message.header.address_family == family_of(true);
         let mut ip: IpAddr = if is_v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let (mut output, mut metric, mut table) = (None, 0, u32::from(message.header.table));
+        let mut mtu = None;
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Destination(RouteAddress::Inet(address)) => ip = (*address).into(),
@@ -149,11 +159,17 @@ impl OurRoute {
                 RouteAttribute::Oif(oif) => output = Some(*oif),
                 RouteAttribute::Priority(priority) => metric = *priority,
                 RouteAttribute::Table(number) => table = *number,
+                RouteAttribute::Metrics(metrics) => {
+                    mtu = metrics.iter().find_map(|metric| match metric {
+                        RouteMetric::Mtu(bytes) => Some(*bytes),
+                        _ => None,
+                    });
+                }
                 _ => {}
             }
         }
         let prefix = IpNet::new(ip, message.header.destination_prefix_length).ok()?.trunc();
-        (output == Some(index)).then_some(OurRoute { prefix, table, metric })
+        (output == Some(index)).then_some(OurRoute { prefix, table, metric, mtu })
     }
 
     fn message(&self, index: u32) -> RouteMessage {
@@ -171,6 +187,9 @@ impl OurRoute {
         };
         message.header.protocol = RouteProtocol::Other(PROTOCOL);
         message.attributes.push(RouteAttribute::Priority(self.metric));
+        if let Some(mtu) = self.mtu {
+            message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+        }
         message
     }
 }
@@ -181,8 +200,31 @@ mod tests {
     use super::*;
     use crate::io::testing::{add_interface, ip, ip_says};
 
-    fn set(prefixes: &[&str]) -> BTreeSet<IpNet> {
-        prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect()
+    fn set(prefixes: &[&str]) -> BTreeMap<IpNet, Option<u32>> {
+        prefixes.iter().map(|prefix| (prefix.parse().unwrap(), None)).collect()
+    }
+
+    #[test]
+    fn a_route_gets_the_mtu_of_its_path_and_loses_it_again() {
+        with_interface(|netlink, index| async move {
+            ip("link set net0 up");
+            let options = RouteOptions::new(index);
+            let with = |mtu: Option<u32>| -> BTreeMap<IpNet, Option<u32>> {
+                ["10.1.0.0/16", "10.2.0.1/32", "fd01::1/128"].map(|net| (net.parse().unwrap(), mtu)).into()
+            };
+            assert_eq!(netlink.set_routes(&options, &with(None)).await.unwrap().added, 3);
+            for (mtu, shown) in [(Some(1300), "mtu 1300"), (Some(1290), "mtu 1290"), (None, "")] {
+                let report = netlink.set_routes(&options, &with(mtu)).await.unwrap();
+                assert_eq!((report.added, report.changed, report.removed), (0, 3, 0), "{report:?}");
+                for family in ["", "-6 "] {
+                    let routes = ip_says(&format!("{family}route show proto 109"));
+                    assert!(routes.contains(shown), "{routes}");
+                    assert_eq!(shown.is_empty(), !routes.contains("mtu"), "{routes}");
+                }
+                let again = netlink.set_routes(&options, &with(mtu)).await.unwrap();
+                assert_eq!((again.changed, again.refused.len()), (0, 0));
+            }
+        });
     }
 
     #[test]
