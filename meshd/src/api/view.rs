@@ -13,6 +13,9 @@ pub struct Status {
     pub node: Node,
     /// The overlay's network device.
     pub interface: Interface,
+    /// The threads that carry packets.
+    #[serde(default)]
+    pub lanes: Lanes,
     /// All other members, by name.
     pub peers: Vec<Peer>,
     /// What an operator should look at.
@@ -68,6 +71,37 @@ pub struct Interface {
     /// Why it is that.
     #[serde(default)]
     pub offload_reason: String,
+}
+
+/// The data plane's lanes: each is a queue of the device, a socket of every listen address, and their threads.
+#[derive(Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+pub struct Lanes {
+    /// How many there are.
+    pub count: usize,
+    /// Threads that receive: as many, or one.
+    pub receivers: usize,
+    /// Why so many.
+    pub reason: String,
+    /// What all of them have carried since the start.
+    pub total: Carried,
+    /// What each has carried.
+    pub each: Vec<Carried>,
+}
+
+/// What was carried since the start.
+#[derive(Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+pub struct Carried {
+    /// Counters by name: `tx_` from the device to the network, `rx_` from the network.
+    #[serde(flatten)]
+    pub counters: BTreeMap<String, u64>,
+    /// Packets from the device for each batch; a super-packet is one.
+    pub tx_batch_packets: f64,
+    /// Datagrams for each batch received.
+    pub rx_batch_datagrams: f64,
+    /// The share of super-packets among packets from the device, 0 to 1.
+    pub tx_super_share: f64,
+    /// The share of super-packets among what was written to the device, 0 to 1.
+    pub rx_super_share: f64,
 }
 
 /// Another member.

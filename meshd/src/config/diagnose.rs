@@ -247,7 +247,9 @@ mod tests {
     #[test]
     fn a_key_like_no_other_gets_the_list() {
         let found = problems("zzz = 1\n");
-        assert!(found[0].instead.as_deref().unwrap().contains("interface, mtu, offload, suite, listen"));
+        assert!(
+            found[0].instead.as_deref().unwrap().contains("interface, mtu, offload, suite, lanes, listen")
+        );
     }
 
     #[test]

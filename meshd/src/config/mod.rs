@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use meshnet::crypto::Suite;
 use meshnet::io::tun::Wish;
 use proto::key_epoch::Capabilities;
+use proto::lane::LANES_MAX;
 use toml::Spanned;
 
 use diagnose::{Findings, example, nearest};
@@ -37,6 +38,8 @@ pub const DEFAULT_WEIGHT: u16 = 100;
 pub const DEFAULT_ROTATE_EVERY_S: u64 = 7 * 24 * 3600;
 /// Shortest time between replacements, in seconds: one is to be over before the next begins.
 pub const SHORTEST_ROTATE_EVERY_S: u64 = 600;
+/// Most lanes unless configured.
+pub const AUTO_LANES_MAX: usize = 4;
 /// Most addresses to listen on.
 pub const MAX_LISTEN: usize = 8;
 /// Most configured endpoints.
@@ -73,6 +76,8 @@ pub struct Config {
     pub offload: Wish,
     /// Which cipher suites the node's key epochs declare.
     pub suite: SuiteWish,
+    /// How many queues and pairs of threads carry packets.
+    pub lanes: LanesWish,
     /// UDP addresses to listen on; at least one. `[::]` stands for both families, or for IPv4 where there is no IPv6.
     pub listen: Vec<SocketAddr>,
     /// Endpoints at which the node can be reached from outside.
@@ -109,6 +114,25 @@ pub enum Mtu {
     Auto,
     /// So many bytes.
     Fixed(u16),
+}
+
+/// How many lanes (a queue of the device, a socket, and two threads each) are to carry packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LanesWish {
+    /// One for two processors, at least 1 and at most [`AUTO_LANES_MAX`].
+    Auto,
+    /// So many.
+    Fixed(u8),
+}
+
+impl LanesWish {
+    /// The number of lanes on a machine with so many processors.
+    pub fn count(self, processors: usize) -> usize {
+        match self {
+            LanesWish::Auto => (processors / 2).clamp(1, AUTO_LANES_MAX),
+            LanesWish::Fixed(count) => count.into(),
+        }
+    }
 }
 
 /// A subnet to announce.
@@ -166,6 +190,7 @@ impl Default for Config {
             mtu: Mtu::Auto,
             offload: Wish::Auto,
             suite: SuiteWish::Auto,
+            lanes: LanesWish::Auto,
             listen: vec![(IpAddr::V6(Ipv6Addr::UNSPECIFIED), DEFAULT_PORT).into()],
             endpoints: Vec::new(),
             datacenter: None,
@@ -227,6 +252,7 @@ impl Config {
         check(self.mtu == new.mtu, "mtu");
         check(self.offload == new.offload, "offload");
         check(self.suite == new.suite, "suite");
+        check(self.lanes == new.lanes, "lanes");
         check(self.listen == new.listen, "listen");
         check(self.fwmark == new.fwmark, "fwmark");
         check(self.route_table == new.route_table, "route_table");
@@ -404,6 +430,19 @@ fn resolve(raw: Raw, findings: &mut Findings<'_>) -> Config {
                     Some("write for example \"7d\" or \"12h\", or \"off\"".into()),
                 ),
             },
+        }
+    }
+    if let Some(lanes) = raw.lanes {
+        match lanes.get_ref() {
+            toml::Value::String(word) if word == "auto" => {}
+            toml::Value::Integer(count) if (1..=i64::from(LANES_MAX)).contains(count) => {
+                config.lanes = LanesWish::Fixed(*count as u8);
+            }
+            other => findings.add(
+                lanes.span(),
+                format!("{other} is no choice for `lanes`"),
+                Some(format!("write \"auto\" or a number from 1 to {LANES_MAX}")),
+            ),
         }
     }
     if let Some(listen) = raw.listen {

@@ -19,6 +19,8 @@ pub struct Raw {
     pub offload: Option<Spanned<String>>,
     /// Which cipher suite to offer.
     pub suite: Option<Spanned<String>>,
+    /// How many queues and threads carry packets: a number or a word.
+    pub lanes: Option<Spanned<toml::Value>>,
     /// UDP addresses to listen on.
     pub listen: Option<Vec<Spanned<String>>>,
     /// Endpoints at which the node can be reached from outside.
@@ -66,6 +68,7 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("mtu", "mtu = 1354"),
     ("offload", r#"offload = "auto""#),
     ("suite", r#"suite = "auto""#),
+    ("lanes", r#"lanes = "auto""#),
     ("listen", r#"listen = ["[::]:4655"]"#),
     ("endpoints", r#"endpoints = ["vpn.example.org:4655"]"#),
     ("datacenter", r#"datacenter = "ams""#),

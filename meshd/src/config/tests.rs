@@ -19,6 +19,7 @@ fn a_full_file_is_read() {
         mtu = 1300
         offload = "off"
         suite = "chacha20poly1305"
+        lanes = 3
         listen = ["192.0.2.1:7000", "[2001:db8::1]:7000"]
         endpoints = ["vpn.example.org:7000", "[2001:db8::1]:7000"]
         datacenter = "ams"
@@ -39,6 +40,7 @@ fn a_full_file_is_read() {
     assert_eq!((config.mtu, config.offload), (Mtu::Fixed(1300), Wish::Off));
     assert_eq!(parse("mtu = \"auto\"").unwrap().mtu, Mtu::Auto);
     assert_eq!(config.suite, SuiteWish::ChaCha20Poly1305);
+    assert_eq!(config.lanes, LanesWish::Fixed(3));
     assert_eq!(config.listen.len(), 2);
     assert_eq!(config.endpoints[1].to_string(), "[2001:db8::1]:7000");
     assert_eq!(config.subnets[0].weight, 5);
@@ -47,6 +49,14 @@ fn a_full_file_is_read() {
     assert_eq!(config.rotate_every, Some(36 * 3600));
     assert_eq!(parse("rotate_every = \"off\"").unwrap().rotate_every, None);
     assert_eq!(config.log, Level::Debug);
+}
+
+#[test]
+fn lanes_follow_the_processors_unless_configured() {
+    let counts = [1, 2, 3, 4, 7, 8, 64].map(|processors| LanesWish::Auto.count(processors));
+    assert_eq!(counts, [1, 1, 1, 2, 3, 4, 4]);
+    assert_eq!(parse("lanes = \"auto\"").unwrap().lanes, LanesWish::Auto);
+    assert_eq!(LanesWish::Fixed(16).count(2), 16);
 }
 
 #[test]
@@ -65,6 +75,9 @@ fn each_wrong_value_says_where_and_what_to_write() {
         ("suite = \"aes\"", "1:9", "write \"auto\" or \"chacha20poly1305\""),
         ("rotate_every = \"weekly\"", "1:16", "\"7d\" or \"12h\", or \"off\""),
         ("rotate_every = \"5m\"", "1:16", "10m or more"),
+        ("lanes = 0", "1:9", "write \"auto\" or a number from 1 to 16"),
+        ("lanes = \"many\"", "1:9", "\"many\" is no choice"),
+        ("lanes = 17", "1:9", "17 is no choice"),
         ("log = \"wran\"", "1:7", "did you mean \"warn\"?"),
         ("interface = \"a-name-that-is-too-long\"", "1:13", "1 to 15 characters"),
         ("subnets = [{ prefix = \"192.168.7.1/24\" }]", "1:23", "write \"192.168.7.0/24\""),

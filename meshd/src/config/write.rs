@@ -76,6 +76,12 @@ impl Choices {
             "\"auto\"".into(),
         );
         line("chacha20poly1305: no AES, whatever the CPU has.", "suite", None, "\"auto\"".into());
+        line(
+            "Queues and pairs of threads that carry packets; auto: one for two processors, at most 4.",
+            "lanes",
+            None,
+            "\"auto\"".into(),
+        );
         line("error, warn, info, debug, or trace.", "log", None, "\"info\"".into());
         text
     }

@@ -56,7 +56,7 @@ impl Service {
     fn status(&self, now: Now) -> crate::api::Status {
         let parts = &self.parts;
         let mut status = show::status(&parts.node, now);
-        status.node.listen = parts.lanes.sockets().iter().map(|socket| socket.local_addr()).collect();
+        status.node.listen = parts.lanes.sockets().iter().map(|group| group.first().local_addr()).collect();
         status.node.uptime_s = now.mono.since(self.started).as_secs();
         status.node.mesh_id = parts.home.chain.mesh().to_string();
         status.interface = crate::api::view::Interface {
@@ -65,6 +65,7 @@ impl Service {
             offload: parts.network.offload().0.to_string(),
             offload_reason: parts.network.offload().1.to_string(),
         };
+        status.lanes = show::lanes(&parts.lanes, &parts.lanes_reason);
         status.warnings.extend(network::forwarding_warning(&parts.config));
         if parts.store.is_failing() {
             status

@@ -10,8 +10,10 @@ use meshnet::session::{DropReason, HandshakeStats};
 use meshnet::time::Now;
 use proto::id::MemberId;
 
+use super::lanes;
 use crate::api::view::{
-    Candidate, Interface, Node as NodeInfo, Owner, Path, PathKind, Peer, PeerState, Route, Status, Why,
+    Candidate, Carried, Interface, Lanes, Node as NodeInfo, Owner, Path, PathKind, Peer, PeerState, Route,
+    Status, Why,
 };
 use crate::output::units;
 
@@ -41,6 +43,7 @@ pub(super) fn status(node: &Node, now: Now) -> Status {
             offload: String::new(),
             offload_reason: String::new(),
         },
+        lanes: Lanes::default(),
         peers: view.peers.iter().map(peer).collect(),
         warnings: view.warnings.iter().map(warning).collect(),
         drops: BTreeMap::new(),
@@ -84,6 +87,33 @@ pub(super) fn why(node: &Node, now: Now, member: MemberId) -> Option<Why> {
     let mut paths: Vec<Candidate> = view.paths.iter().map(|path| candidate(path, chosen, &name_of)).collect();
     paths.sort_by_key(|path| !path.used);
     Some(Why { peer: peer(view), paths })
+}
+
+/// What the data plane has carried, in all and by lane.
+pub(super) fn lanes(lanes: &lanes::Lanes, reason: &str) -> Lanes {
+    let each: Vec<Carried> = lanes.by_lane().iter().map(carried).collect();
+    let (count, receivers) = (each.len(), lanes.receivers());
+    let reason = match count == receivers {
+        true => reason.to_owned(),
+        false => format!("{reason}; one receives for all: the kernel cannot steer datagrams by lane"),
+    };
+    Lanes { count, receivers, reason, total: carried(&lanes.counters()), each }
+}
+
+fn carried(counters: &lanes::Counters) -> Carried {
+    let counters: BTreeMap<String, u64> =
+        counters.work().map(|(name, count)| (name.to_owned(), count)).collect();
+    let ratio = |of: &str, to: &str| match (counters.get(of), counters.get(to)) {
+        (Some(&of), Some(&to)) if to > 0 => of as f64 / to as f64,
+        _ => 0.0,
+    };
+    Carried {
+        tx_batch_packets: ratio("tx_packets", "tx_batches"),
+        rx_batch_datagrams: ratio("rx_datagrams", "rx_batches"),
+        tx_super_share: ratio("tx_super_packets", "tx_packets"),
+        rx_super_share: ratio("rx_super_packets", "device_writes"),
+        counters,
+    }
 }
 
 /// What was dropped in the control plane, by reason.

@@ -27,7 +27,7 @@ use super::service::{Parts, Service};
 use super::store::{MAX_SAVED, Store};
 use super::{Options, notify};
 use crate::api::server;
-use crate::config::Config;
+use crate::config::{Config, LanesWish};
 use crate::join::server::Server as JoinServer;
 use crate::log;
 use crate::state::files::TransportKeys;
@@ -108,8 +108,15 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
     let boot = BootEpoch(state.next_boot(now.wall.seconds())?);
     let floor = state.number(Kind::Floor)?.unwrap_or(0);
 
-    let (sockets, listening) = open_sockets(&config, &options.config)?;
-    let device = open_device(&config, &options.config)?;
+    let mut lanes = Count::wanted(&config);
+    let mut opened = open_sockets(&config, &options.config, lanes.count)?;
+    let device = open_device(&config, &options.config, lanes.count)?;
+    if device.queues.len() < lanes.count {
+        lanes = Count::one_queue();
+        drop(opened);
+        opened = open_sockets(&config, &options.config, lanes.count)?;
+    }
+    let (sockets, listening) = opened;
     let netlink = Netlink::connect().map_err(netlink_error)?;
     let network = Network::set_up(netlink, &home, &config, &device).await.map_err(netlink_error)?;
     let watch = Watch::new(Some(device.first().index())).map_err(netlink_error)?;
@@ -147,12 +154,13 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
     tokio::spawn(server::serve(listener, calls_tx));
     let snapshot = Arc::new(ArcSwap::default());
     let (reports_tx, reports) = mpsc::channel(CHANNEL_LEN);
+    let (lane_count, lanes_reason) = (lanes.count, lanes.reason);
     let lanes = Lanes::start(&device.queues, sockets, snapshot.clone(), reports_tx)
         .context("cannot start the data plane's threads")?;
     let certificate = home.certificate.body();
     info!(
         node = %certificate.name, mesh = %home.chain.current().name, member = %certificate.member,
-        interface = config.interface, boot = boot.0, listen = ?listening.iter().map(|one| one.port).collect::<Vec<_>>(),
+        interface = config.interface, lanes = lane_count, boot = boot.0, listen = ?listening.iter().map(|one| one.port).collect::<Vec<_>>(),
         "meshd {} is up", env!("CARGO_PKG_VERSION")
     );
     notify::ready(&format!("{} in mesh {}", certificate.name, home.chain.current().name));
@@ -163,6 +171,7 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
         home,
         node,
         lanes,
+        lanes_reason,
         snapshot,
         network,
         watch,
@@ -192,7 +201,33 @@ fn load_cache(state: &StateDir) -> Result<zeroize::Zeroizing<Vec<u8>>, state::Er
     }
 }
 
-fn open_sockets(config: &Config, path: &Path) -> Result<(Sockets, Vec<node::Socket>), Error> {
+/// How many lanes there are to be, and why.
+struct Count {
+    count: usize,
+    reason: String,
+}
+
+impl Count {
+    fn wanted(config: &Config) -> Count {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let count = config.lanes.count(processors);
+        if config.offload == tun::Wish::Off && count > 1 {
+            return Count::one_queue();
+        }
+        let reason = match config.lanes {
+            LanesWish::Auto => format!("chosen for {processors} processors"),
+            LanesWish::Fixed(_) => "as configured".into(),
+        };
+        Count { count, reason }
+    }
+
+    fn one_queue() -> Count {
+        Count { count: 1, reason: "the device without offload has one queue".into() }
+    }
+}
+
+/// Groups of `lanes` sockets each, or of one where the kernel cannot steer datagrams to them.
+fn open_sockets(config: &Config, path: &Path, lanes: usize) -> Result<(Sockets, Vec<node::Socket>), Error> {
     let mut sockets = Sockets::new();
     let mut listening = Vec::new();
     for (number, address) in config.listen.iter().take(SOCKETS_MAX).enumerate() {
@@ -202,20 +237,24 @@ fn open_sockets(config: &Config, path: &Path) -> Result<(Sockets, Vec<node::Sock
             let options = udp::Options::new(Bind::from(*address));
             // Datagrams are as long as the path is known to carry: a longer one is to be lost, and so noticed.
             let mtu_discovery = udp::MtuDiscovery::Probe;
-            udp::Socket::bind(&udp::Options { mark, offload, mtu_discovery, ..options })
+            udp::Group::bind(&udp::Options { mark, offload, mtu_discovery, ..options }, lanes)
         };
-        let socket = match open(mark) {
+        let group = match open(mark) {
             // The mark only matters to routing rules; without the right to set it there can be none of ours.
             Err(BindError::Permission(_)) if mark.is_some() => open(None),
             other => other,
         };
-        let socket = socket.map_err(|cause| match cause {
+        let group = group.map_err(|cause| match cause {
             BindError::Permission(_) => Error::Permission(Permission(cause.to_string())),
             cause => Error::Listen { cause, config: path.to_owned() },
         })?;
         let id = SocketId(u8::try_from(number).unwrap_or(u8::MAX));
-        listening.push(describe(id, &socket));
-        sockets.push(Arc::new(socket));
+        if group.steering() == udp::Steering::Unsupported {
+            drop((group, sockets));
+            return open_sockets(config, path, 1);
+        }
+        listening.push(describe(id, group.first()));
+        sockets.push(Arc::new(group));
     }
     Ok((sockets, listening))
 }
@@ -228,8 +267,8 @@ fn describe(id: SocketId, socket: &udp::Socket) -> node::Socket {
     node::Socket { id, port: local.port(), ipv4: socket.serves(any4), ipv6: socket.serves(any6), bound }
 }
 
-fn open_device(config: &Config, path: &Path) -> Result<tun::Opened, Error> {
-    let options = tun::Options { name: config.interface.clone(), offload: config.offload, queues: 1 };
+fn open_device(config: &Config, path: &Path, queues: usize) -> Result<tun::Opened, Error> {
+    let options = tun::Options { name: config.interface.clone(), offload: config.offload, queues };
     tun::open(&options).map_err(|cause| match cause {
         cause if cause.is_permission() => Error::Permission(Permission(cause.to_string())),
         cause => Error::Interface { cause, config: path.to_owned() },

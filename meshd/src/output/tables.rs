@@ -21,6 +21,7 @@ pub fn status(status: &Status, style: Style) -> String {
     line("addresses", join(&node.addresses));
     line("device", format!("{}, MTU {}", status.interface.name, status.interface.mtu));
     line("offload", format!("{} ({})", status.interface.offload, status.interface.offload_reason));
+    line("lanes", format!("{} ({})", status.lanes.count, status.lanes.reason));
     line("listens on", join(&node.listen));
     line("endpoints", join(&node.endpoints));
     line("subnets", join(&node.subnets));
@@ -289,6 +290,7 @@ mod tests {
                 offload: "checksum+tcp".into(),
                 offload_reason: "granted by the kernel".into(),
             },
+            lanes: Default::default(),
             peers: vec![],
             warnings: vec!["look here".into()],
             drops: Default::default(),

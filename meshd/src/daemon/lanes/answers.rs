@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use meshnet::dataplane::icmp::{self, Error, MAX_LEN};
@@ -29,7 +29,7 @@ pub(super) struct Answers {
     buffer: Box<[u8; MAX_LEN]>,
 }
 
-/// What all threads' answers count.
+/// What a thread's answers count.
 #[derive(Debug, Default)]
 pub(super) struct AnswerCounters {
     sent: AtomicU64,
@@ -38,9 +38,8 @@ pub(super) struct AnswerCounters {
 
 impl AnswerCounters {
     /// Errors that were told, and those that were not because there had been too many.
-    pub(super) fn both(&self) -> [(&'static str, u64); 2] {
+    pub(super) fn both(&self) -> [(&'static str, &AtomicU64); 2] {
         [("icmp_sent", &self.sent), ("icmp_limited", &self.limited)]
-            .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
     }
 }
 

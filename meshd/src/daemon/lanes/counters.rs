@@ -6,8 +6,9 @@ use meshnet::dataplane::{DROP_REASONS, Drop};
 
 use super::answers::AnswerCounters;
 
-/// Counters of all lanes. All only grow.
+/// Counters of one thread, which alone writes them; or sums of several. All only grow.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct Counters {
     /// Packets read from the device.
     pub tx_packets: AtomicU64,
@@ -19,16 +20,20 @@ pub struct Counters {
     pub tx_super_packets: AtomicU64,
     /// Datagrams sent once more over another path because the relay that had them is gone.
     pub resent: AtomicU64,
-    /// Datagrams processed by the receiving thread.
+    /// Datagrams received.
     pub rx_datagrams: AtomicU64,
     /// Bytes of them.
     pub rx_bytes: AtomicU64,
     /// Batches in which they came.
     pub rx_batches: AtomicU64,
+    /// Datagrams of other lanes among them, given to the threads of those.
+    pub handed_over: AtomicU64,
     /// Packets written to the device.
     pub delivered: AtomicU64,
     /// Writes to the device, each of one or several packets.
     pub device_writes: AtomicU64,
+    /// Writes of several packets as one super-packet.
+    pub rx_super_packets: AtomicU64,
     /// Datagrams relayed for others.
     pub forwarded: AtomicU64,
     /// Packets that the device did not take: it was down, full, or did not like them.
@@ -37,6 +42,8 @@ pub struct Counters {
     pub send_blocked: AtomicU64,
     /// Datagrams for a socket that there is not.
     pub no_socket: AtomicU64,
+    /// Datagrams of other lanes that those had no room for.
+    pub handover_full: AtomicU64,
     /// Failed calls to receive or wait.
     pub receive_errors: AtomicU64,
     pub(super) answers: AnswerCounters,
@@ -48,6 +55,17 @@ pub struct Counters {
 struct Drops([AtomicU64; DROP_REASONS]);
 
 impl Counters {
+    /// The sums of several threads' counters, as they are now.
+    pub fn sum<'a>(threads: impl IntoIterator<Item = &'a Counters>) -> Counters {
+        let sum = Counters::default();
+        for thread in threads {
+            for (into, from) in sum.all().zip(thread.all()) {
+                into.fetch_add(from.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        }
+        sum
+    }
+
     /// Packets from the device dropped for `reason`.
     pub fn tx_drops(&self, reason: Drop) -> u64 {
         self.tx_drops.0[reason as usize].load(Ordering::Relaxed)
@@ -64,34 +82,13 @@ impl Counters {
             let name = reason.name();
             [(format!("tx_{name}"), self.tx_drops(reason)), (format!("rx_{name}"), self.rx_drops(reason))]
         });
-        let others = [
-            ("device_refused", &self.device_refused),
-            ("send_blocked", &self.send_blocked),
-            ("no_socket", &self.no_socket),
-            ("receive_errors", &self.receive_errors),
-        ];
-        let others = others.map(|(name, counter)| (name.to_owned(), counter.load(Ordering::Relaxed)));
-        by_reason.chain(others)
+        let others = self.other_losses();
+        by_reason.chain(others.map(|(name, counter)| (name.to_owned(), counter.load(Ordering::Relaxed))))
     }
 
     /// Everything that was carried.
-    pub fn work(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        [
-            ("tx_packets", &self.tx_packets),
-            ("tx_bytes", &self.tx_bytes),
-            ("tx_batches", &self.tx_batches),
-            ("tx_super_packets", &self.tx_super_packets),
-            ("resent", &self.resent),
-            ("rx_datagrams", &self.rx_datagrams),
-            ("rx_bytes", &self.rx_bytes),
-            ("rx_batches", &self.rx_batches),
-            ("delivered", &self.delivered),
-            ("device_writes", &self.device_writes),
-            ("forwarded", &self.forwarded),
-        ]
-        .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
-        .into_iter()
-        .chain(self.answers.both())
+    pub fn work(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.carried().map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
     }
 
     pub(super) fn drop_tx(&self, reason: Drop) {
@@ -100,6 +97,41 @@ impl Counters {
 
     pub(super) fn drop_rx(&self, reason: Drop) {
         add(&self.rx_drops.0[reason as usize], 1);
+    }
+
+    fn carried(&self) -> impl Iterator<Item = (&'static str, &AtomicU64)> {
+        let carried = [
+            ("tx_packets", &self.tx_packets),
+            ("tx_bytes", &self.tx_bytes),
+            ("tx_batches", &self.tx_batches),
+            ("tx_super_packets", &self.tx_super_packets),
+            ("resent", &self.resent),
+            ("rx_datagrams", &self.rx_datagrams),
+            ("rx_bytes", &self.rx_bytes),
+            ("rx_batches", &self.rx_batches),
+            ("handed_over", &self.handed_over),
+            ("delivered", &self.delivered),
+            ("device_writes", &self.device_writes),
+            ("rx_super_packets", &self.rx_super_packets),
+            ("forwarded", &self.forwarded),
+        ];
+        carried.into_iter().chain(self.answers.both())
+    }
+
+    fn other_losses(&self) -> impl Iterator<Item = (&'static str, &AtomicU64)> {
+        [
+            ("device_refused", &self.device_refused),
+            ("send_blocked", &self.send_blocked),
+            ("no_socket", &self.no_socket),
+            ("handover_full", &self.handover_full),
+            ("receive_errors", &self.receive_errors),
+        ]
+        .into_iter()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &AtomicU64> {
+        let named = self.carried().chain(self.other_losses()).map(|(_, counter)| counter);
+        named.chain(&self.tx_drops.0).chain(&self.rx_drops.0)
     }
 }
 
@@ -125,5 +157,21 @@ mod tests {
         }
         let names: BTreeSet<_> = counters.losses().map(|(name, _)| name).collect();
         assert_eq!(names.len(), counters.losses().count());
+    }
+
+    #[test]
+    fn a_sum_has_every_counter_of_every_thread() {
+        let threads = [Counters::default(), Counters::default(), Counters::default()];
+        for (thread, counters) in threads.iter().enumerate() {
+            for (at, counter) in counters.all().enumerate() {
+                add(counter, (at + 1) * 10_usize.pow(thread as u32));
+            }
+        }
+        let sum = Counters::sum(&threads);
+        assert_eq!(sum.all().count(), 15 + 5 + 2 * DROP_REASONS);
+        for (at, counter) in sum.all().enumerate() {
+            assert_eq!(counter.load(Ordering::Relaxed), (at as u64 + 1) * 111);
+        }
+        assert_eq!(size_of::<Counters>() % 128, 0, "no two threads' counters share a cache line");
     }
 }

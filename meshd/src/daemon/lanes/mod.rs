@@ -1,17 +1,24 @@
-//! The data plane's threads: one per device queue that sends, and one that receives from all sockets.
+//! The data plane's threads: for each lane one that sends and one that receives.
 //!
 //! ```text
-//! device --read--> Tx::process --> outbox --sendmmsg--> sockets
-//! sockets --recvmmsg--> Rx::process --write--> device
+//! queue --read--> Tx::process --> outbox --sendmmsg--> sockets
+//! sockets --recvmmsg--> Rx::process --write--> queue
 //!                            |--> outbox --sendmmsg--> sockets     (relayed)
-//!                            '--> channel --> control plane        (handshakes, control frames, first packets)
+//!                            |--> channel --> control plane        (handshakes, control frames, first packets)
+//!                            '--> inbox of another lane            (what the kernel merged across lanes)
 //! ```
 //!
-//! They are plain threads without locks. Nothing is allocated per packet, except for what goes to the control plane.
-//! The control plane publishes a [`Snapshot`], which the threads look at once per batch.
+//! A lane is a queue of the device, a socket of each listen address, and these two threads. The kernel steers datagrams
+//! by the lane that they were sealed on to the socket of this number (modulo the lanes), and a flow's packets to the queue
+//! that its last packet was written to: so a flow stays on one lane, in order. Where the kernel does not steer datagrams,
+//! one thread receives for all lanes.
+//!
+//! They are plain threads without locks, and none writes what another writes. Nothing is allocated per packet, except for
+//! what goes to the control plane. The control plane publishes a [`Snapshot`], which the threads look at once per batch.
 
 mod answers;
 mod counters;
+mod inbox;
 mod outbox;
 mod report;
 mod rx;
@@ -30,7 +37,7 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 use meshnet::dataplane::{Snapshot, icmp};
 use meshnet::io::tun::Device;
-use meshnet::io::udp::{MtuDiscovery, Sent, Socket, Transmit};
+use meshnet::io::udp::{Group, MtuDiscovery, Sent, Transmit};
 use meshnet::io::wake::{MAX_SOURCES, Wake};
 use meshnet::node;
 use meshnet::path::mtu::BASE;
@@ -41,14 +48,16 @@ pub use counters::Counters;
 pub use report::{CHANNEL_LEN, Report};
 
 use answers::Answers;
+use inbox::Inboxes;
 use report::Reporter;
 use sources::Sources;
 
 /// Most sockets that one node listens on.
 pub const SOCKETS_MAX: usize = MAX_SOURCES;
 
-/// The node's sockets; a [`meshnet::path::SocketId`] is the place in it.
-pub type Sockets = Vec<Arc<Socket>>;
+/// The node's sockets, a group for each listen address; a [`meshnet::path::SocketId`] is the place in it. All groups have
+/// the same number of sockets.
+pub type Sockets = Vec<Arc<Group>>;
 
 /// The running threads. Dropping it stops them, too.
 pub struct Lanes {
@@ -61,17 +70,21 @@ pub struct Lanes {
 /// What all threads have in common.
 struct Shared {
     stop: AtomicBool,
-    /// One for the receiving thread, then one for each sending thread.
+    /// One for each receiving thread, then one for each sending thread.
     wakes: Vec<Wake>,
+    /// As the wake-ups; then one for the control plane's thread.
+    counters: Vec<Counters>,
+    /// Threads that receive.
+    receivers: usize,
+    inboxes: Inboxes,
     sockets: Arc<ArcSwap<Sockets>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     sources: Sources,
-    counters: Counters,
     reporter: Reporter,
 }
 
 impl Lanes {
-    /// Starts the threads: one for each of `queues`, and one that receives.
+    /// Starts the threads: one for each of `queues` that sends, and one for each socket of a group that receives.
     ///
     /// What the control plane has to see goes to `to_control`, a channel with room for [`CHANNEL_LEN`] reports.
     ///
@@ -79,7 +92,7 @@ impl Lanes {
     /// When the system is out of threads or descriptors.
     ///
     /// # Panics
-    /// Without a queue, or with more than [`SOCKETS_MAX`] sockets.
+    /// Without a queue, with more than [`SOCKETS_MAX`] groups, or with more sockets in one than there are queues.
     pub fn start(
         queues: &[Arc<dyn Device>],
         sockets: Sockets,
@@ -87,20 +100,28 @@ impl Lanes {
         to_control: mpsc::Sender<Report>,
     ) -> io::Result<Lanes> {
         assert!(!queues.is_empty() && sockets.len() <= SOCKETS_MAX);
-        let wakes = (0..=queues.len()).map(|_| Wake::new()).collect::<io::Result<_>>()?;
+        let receivers = sockets.first().map_or(1, |group| group.sockets().len());
+        assert!(receivers <= queues.len() && sockets.iter().all(|group| group.sockets().len() == receivers));
+        let threads = receivers + queues.len();
+        let wakes = (0..threads).map(|_| Wake::new()).collect::<io::Result<_>>()?;
+        let (inboxes, outlets) = Inboxes::new(receivers);
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             wakes,
             sockets: Arc::new(ArcSwap::from_pointee(sockets)),
             snapshot,
             sources: Sources::default(),
-            counters: Counters::default(),
+            counters: (0..=threads).map(|_| Counters::default()).collect(),
+            receivers,
+            inboxes,
             reporter: Reporter::new(to_control),
         });
         let answers = Mutex::new(Answers::new(queues[0].clone()));
         let mut lanes = Lanes { shared, threads: Vec::new(), answers };
-        let receiver = rx::Receiver::new(lanes.shared.clone(), queues[0].clone());
-        lanes.spawn("mesh-rx", move || receiver.run())?;
+        for (number, inbox) in outlets.into_iter().enumerate() {
+            let receiver = rx::Receiver::new(lanes.shared.clone(), queues, number, inbox);
+            lanes.spawn(&format!("mesh-rx{number}"), move || receiver.run())?;
+        }
         for (number, queue) in queues.iter().enumerate() {
             let sender = tx::Sender::new(lanes.shared.clone(), queue.clone(), number);
             lanes.spawn(&format!("mesh-tx{number}"), move || sender.run())?;
@@ -112,9 +133,10 @@ impl Lanes {
     /// does not take at once is lost, as anything may be on the way. To be called by one thread only.
     pub fn send(&self, transmit: &node::Transmit) -> Sent {
         let sockets = self.shared.sockets.load();
-        let Some(sender) = sockets.get(usize::from(transmit.socket.0)) else {
+        let Some(group) = sockets.get(usize::from(transmit.socket.0)) else {
             return Sent::Unreachable;
         };
+        let sender = group.first();
         let from = self.shared.sources.of(transmit.socket, transmit.to);
         let datagram = Transmit::single(transmit.to, from, &transmit.bytes);
         if transmit.whole || transmit.bytes.len() <= usize::from(BASE) {
@@ -135,20 +157,21 @@ impl Lanes {
     /// Tells the sender of a packet that waited in vain what is wrong.
     pub fn refuse(&self, now: Mono, packet: &[u8], error: icmp::Error) {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.answer(&self.shared.counters.answers, now, packet, error);
+        answers.answer(&self.shared.counters[self.shared.wakes.len()].answers, now, packet, error);
     }
 
     /// Lets the sending threads look at the snapshot, even if they have nothing to send.
     pub fn wake_senders(&self) {
-        self.shared.wakes[1..].iter().for_each(Wake::wake);
+        self.shared.wakes[self.shared.receivers..].iter().for_each(Wake::wake);
     }
 
     /// Replaces the sockets, as after a change of the configuration. Sessions go on.
     ///
     /// # Panics
-    /// With more than [`SOCKETS_MAX`] sockets.
+    /// With more than [`SOCKETS_MAX`] groups, or another number of sockets in one than before.
     pub fn set_sockets(&self, sockets: Sockets) {
         assert!(sockets.len() <= SOCKETS_MAX);
+        assert!(sockets.iter().all(|group| group.sockets().len() == self.shared.receivers));
         self.shared.sockets.store(Arc::new(sockets));
         self.shared.wake_all();
     }
@@ -158,16 +181,29 @@ impl Lanes {
         self.shared.sockets.load_full()
     }
 
-    /// What happened so far.
-    pub fn counters(&self) -> &Counters {
-        &self.shared.counters
+    /// What happened so far, in all lanes.
+    pub fn counters(&self) -> Counters {
+        Counters::sum(&self.shared.counters)
+    }
+
+    /// What happened so far in each lane. The first ones have a receiving thread.
+    pub fn by_lane(&self) -> Vec<Counters> {
+        let (receiving, sending) = self.shared.counters.split_at(self.shared.receivers);
+        let sending = &sending[..self.shared.wakes.len() - self.shared.receivers];
+        let lane = |(number, sending)| Counters::sum(receiving.get(number).into_iter().chain([sending]));
+        sending.iter().enumerate().map(lane).collect()
+    }
+
+    /// Number of threads that receive: as many as send, or one.
+    pub fn receivers(&self) -> usize {
+        self.shared.receivers
     }
 
     /// Everything that was lost, by reason, with the sockets' losses (of those in use now) summed up.
     pub fn losses(&self) -> BTreeMap<String, u64> {
-        let mut losses: BTreeMap<_, _> = self.shared.counters.losses().collect();
+        let mut losses: BTreeMap<_, _> = self.counters().losses().collect();
         losses.extend(self.shared.reporter.drops().map(|(name, count)| (name.to_owned(), count)));
-        for socket in self.shared.sockets.load().iter() {
+        for socket in self.shared.sockets.load().iter().flat_map(|group| group.sockets()) {
             let kernel = ("receive_buffer_full", u64::from(socket.kernel_drops()));
             for (name, count) in socket.stats().losses().chain([kernel]) {
                 *losses.entry(format!("udp_{name}")).or_default() += count;

@@ -22,6 +22,8 @@ const TRANSMITS_MAX: usize = 16;
 
 /// Collects datagrams that all lie in one buffer.
 pub(super) struct Outbox {
+    /// Which socket of a group sends.
+    lane: usize,
     /// All groups ever needed, so that their memory is used again; the first `used` are in use.
     groups: Vec<Group>,
     used: usize,
@@ -39,8 +41,9 @@ struct Group {
 }
 
 impl Outbox {
-    pub(super) fn new() -> Outbox {
-        Outbox { groups: Vec::with_capacity(GROUPS_MAX), used: 0 }
+    /// For the thread of this lane.
+    pub(super) fn new(lane: usize) -> Outbox {
+        Outbox { lane, groups: Vec::with_capacity(GROUPS_MAX), used: 0 }
     }
 
     /// Whether it has to be flushed before the next datagram.
@@ -97,8 +100,9 @@ impl Outbox {
         &mut self.groups[self.used - 1]
     }
 
-    /// Sends everything. While the kernel's buffer is full, waits up to `patience`, and then drops what is left.
-    pub(super) fn flush(&mut self, buffer: &[u8], shared: &Shared, wake: &Wake, patience: Duration) {
+    /// Sends everything, on behalf of `thread`. While the kernel's buffer is full, waits up to `patience`, and then drops
+    /// what is left.
+    pub(super) fn flush(&mut self, buffer: &[u8], shared: &Shared, thread: usize, patience: Duration) {
         if self.used == 0 {
             return;
         }
@@ -110,8 +114,10 @@ impl Outbox {
             let (now, later) = groups.split_at(together);
             groups = later;
             match sockets.get(usize::from(id.0)) {
-                Some(socket) => send(now, socket, buffer, shared, wake, patience),
-                None => add(&shared.counters.no_socket, now.iter().map(|group| group.datagrams).sum()),
+                Some(group) => send(now, group.of_lane(self.lane), buffer, shared, thread, patience),
+                None => {
+                    add(&shared.counters[thread].no_socket, now.iter().map(|group| group.datagrams).sum())
+                }
             }
         }
         self.used = 0;
@@ -191,7 +197,14 @@ impl Group {
     }
 }
 
-fn send(groups: &[Group], socket: &Socket, buffer: &[u8], shared: &Shared, wake: &Wake, patience: Duration) {
+fn send(
+    groups: &[Group],
+    socket: &Socket,
+    buffer: &[u8],
+    shared: &Shared,
+    thread: usize,
+    patience: Duration,
+) {
     let nothing =
         Transmit::single(SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0), None, &[]);
     let mut transmits = [nothing; TRANSMITS_MAX];
@@ -204,8 +217,9 @@ fn send(groups: &[Group], socket: &Socket, buffer: &[u8], shared: &Shared, wake:
     while !socket.send_many(transmits, &mut cursor) {
         let now = Instant::now();
         let left = deadline.get_or_insert(now + patience).saturating_duration_since(now);
-        if left.is_zero() || shared.is_stopping() || !wait_until_writable(socket, wake, left) {
-            add(&shared.counters.send_blocked, cursor.left(transmits));
+        if left.is_zero() || shared.is_stopping() || !wait_until_writable(socket, &shared.wakes[thread], left)
+        {
+            add(&shared.counters[thread].send_blocked, cursor.left(transmits));
             return;
         }
     }
@@ -240,7 +254,7 @@ mod tests {
 
     #[test]
     fn equal_datagrams_to_one_destination_become_one_group() {
-        let mut outbox = Outbox::new();
+        let mut outbox = Outbox::new(0);
         for index in 0..10 {
             outbox.push(SocketId(0), at(1), index * 2000..index * 2000 + 1452);
         }
@@ -250,7 +264,7 @@ mod tests {
 
     #[test]
     fn neighbours_in_the_buffer_become_one_piece() {
-        let mut outbox = Outbox::new();
+        let mut outbox = Outbox::new(0);
         for index in 0..10 {
             outbox.push(SocketId(0), at(1), index * 1452..(index + 1) * 1452);
         }
@@ -259,7 +273,7 @@ mod tests {
 
     #[test]
     fn destinations_are_grouped_through_each_other() {
-        let mut outbox = Outbox::new();
+        let mut outbox = Outbox::new(0);
         for index in 0..10 {
             outbox.push(SocketId(0), at(index % 2), usize::from(index) * 100..usize::from(index) * 100 + 90);
             outbox.push(SocketId(1), at(0), usize::from(index) * 100..usize::from(index) * 100 + 90);
@@ -269,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_longer_datagram_or_one_after_a_shorter_begins_a_group_and_the_order_stays() {
-        let mut outbox = Outbox::new();
+        let mut outbox = Outbox::new(0);
         for len in [100, 100, 60, 60, 100, 100, 50, 0, 50] {
             outbox.push(SocketId(0), at(1), 7..7 + len);
         }
@@ -279,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_group_never_exceeds_what_the_kernel_takes() {
-        let mut outbox = Outbox::new();
+        let mut outbox = Outbox::new(0);
         for _ in 0..100 {
             outbox.push(SocketId(0), at(1), 0..1452);
         }

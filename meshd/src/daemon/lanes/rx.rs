@@ -1,9 +1,11 @@
-//! The receiving thread: sockets to device, to the next hop, or to the control plane.
+//! A receiving thread: sockets to device, to the next hop, or to the control plane.
 
 use std::io::IoSlice;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
@@ -17,7 +19,8 @@ use meshnet::node::Inbound;
 use meshnet::path::SocketId;
 use meshnet::time::Mono;
 
-use super::counters::add;
+use super::counters::{Counters, add};
+use super::inbox::Stray;
 use super::outbox::Outbox;
 use super::report::Report;
 use super::sources::Learner;
@@ -31,41 +34,59 @@ const PATIENCE: Duration = Duration::from_millis(2);
 const REST: Duration = Duration::from_millis(20);
 /// The ECN bits of TOS or traffic class when a router is congested (RFC 3168).
 const CONGESTED: u8 = 3;
-/// Which of the wake-ups is ours.
-const WAKE: usize = 0;
+/// Datagrams taken from other threads before the sockets have their turn.
+const STRAYS: usize = 256;
 
-/// The receiving thread.
+/// One receiving thread.
 pub(super) struct Receiver {
     batch: Batch,
     snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     sockets: Cache<Arc<ArcSwap<Sockets>>, Arc<Sockets>>,
+    inbox: mpsc::Receiver<Stray>,
     work: Work,
 }
 
 /// All but what the batch is borrowed from.
 struct Work {
+    /// Which of the threads it is, and so which wake-up and counters are ours.
+    number: usize,
     shared: Arc<Shared>,
-    device: Arc<dyn Device>,
+    /// All of the device's: a flow is answered on the queue that its packets are written to.
+    queues: Vec<Arc<dyn Device>>,
     rx: Rx,
     /// What the device gets next.
     run: Run,
+    /// The lane of the packets in it.
+    run_lane: u8,
+    /// Other threads that have something in their inbox, by number.
+    to_wake: u32,
     outbox: Outbox,
     learner: Learner,
 }
 
 impl Receiver {
-    pub(super) fn new(shared: Arc<Shared>, device: Arc<dyn Device>) -> Receiver {
-        let run = Run::new(device.offloads());
+    /// The thread with this number.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        queues: &[Arc<dyn Device>],
+        number: usize,
+        inbox: mpsc::Receiver<Stray>,
+    ) -> Receiver {
+        let run = Run::new(queues[0].offloads());
         Receiver {
             batch: Batch::new(),
             snapshot: Cache::new(shared.snapshot.clone()),
             sockets: Cache::new(shared.sockets.clone()),
+            inbox,
             work: Work {
+                number,
+                rx: Rx::for_lanes(number, shared.receivers),
                 shared,
-                device,
-                rx: Rx::new(),
+                queues: queues.to_vec(),
                 run,
-                outbox: Outbox::new(),
+                run_lane: 0,
+                to_wake: 0,
+                outbox: Outbox::new(number),
                 learner: Learner::default(),
             },
         }
@@ -77,8 +98,9 @@ impl Receiver {
             let sockets = self.sockets.load().clone();
             let ready = self.wait(&sockets);
             let stopping = self.work.shared.is_stopping();
-            for (number, socket) in sockets.iter().enumerate() {
-                let id = SocketId(number as u8);
+            self.take_strays();
+            for (number, group) in sockets.iter().enumerate() {
+                let (id, socket) = (SocketId(number as u8), group.of_lane(self.work.number));
                 if ready.source(number) || stopping {
                     self.drain(id, socket);
                 }
@@ -94,17 +116,17 @@ impl Receiver {
     }
 
     fn wait(&self, sockets: &Sockets) -> Ready {
-        let wake = &self.work.shared.wakes[WAKE];
+        let (wake, number) = (&self.work.shared.wakes[self.work.number], self.work.number);
         let Some(first) = sockets.first() else {
             return wake.wait(&[], None).unwrap_or_default();
         };
-        let mut sources = [(first.as_fd(), Interest::Readable); SOCKETS_MAX];
-        for (source, socket) in sources.iter_mut().zip(sockets) {
-            source.0 = socket.as_fd();
+        let mut sources = [(first.of_lane(number).as_fd(), Interest::Readable); SOCKETS_MAX];
+        for (source, group) in sources.iter_mut().zip(sockets) {
+            source.0 = group.of_lane(number).as_fd();
         }
         wake.wait(&sources[..sockets.len()], None).unwrap_or_else(|error| {
             tracing::error!(%error, "cannot wait for the sockets");
-            add(&self.work.shared.counters.receive_errors, 1);
+            add(&self.work.counters().receive_errors, 1);
             std::thread::sleep(REST);
             Ready::default()
         })
@@ -118,7 +140,7 @@ impl Receiver {
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot receive");
-                    add(&self.work.shared.counters.receive_errors, 1);
+                    add(&self.work.counters().receive_errors, 1);
                     std::thread::sleep(REST);
                     return;
                 }
@@ -128,12 +150,23 @@ impl Receiver {
             for message in messages {
                 self.work.message(snapshot, now, id, &message, buffer);
             }
-            self.work.deliver(buffer);
-            self.work.flush(buffer);
-            while let Some(notice) = self.work.rx.poll_notice() {
-                self.work.shared.reporter.tell(Report::Inbound(Inbound::Notice(notice)));
-            }
-            add(&self.work.shared.counters.rx_batches, 1);
+            self.work.finish(buffer);
+            add(&self.work.counters().rx_batches, 1);
+        }
+    }
+
+    /// Takes what other threads received for this one. What it leaves, it is woken for again.
+    fn take_strays(&mut self) {
+        let mut left = STRAYS;
+        while let Some(Stray { socket, from, local, tos, mut bytes }) =
+            self.inbox.try_recv().ok().filter(|_| left > 0)
+        {
+            left -= 1;
+            let (snapshot, now, range) = (self.snapshot.load(), clock::mono(), 0..bytes.len());
+            let origin = Origin { socket, from, local, tos };
+            let trust = self.work.datagram(snapshot, now, &origin, &mut bytes, range);
+            self.work.learn(now, &origin, trust);
+            self.work.finish(&mut bytes);
         }
     }
 }
@@ -147,25 +180,71 @@ impl Work {
         message: &Message,
         buffer: &mut [u8],
     ) {
+        let origin = Origin { socket, from: message.from, local: message.local, tos: message.tos };
         let (mut datagrams, mut bytes) = (0, 0);
         let mut trust = None;
         for range in message.datagrams() {
             datagrams += 1;
             bytes += range.len();
-            let verdict = self.rx.process(snapshot, now, socket, message.from, buffer, range);
-            trust = trust.max(trust_in(&verdict));
-            if let Verdict::Deliver { packet, .. } = &verdict
-                && message.tos & CONGESTED == CONGESTED
-            {
-                packet::mark_congestion(&mut buffer[packet.clone()]);
-            }
-            self.carry_out(verdict, buffer);
+            trust = trust.max(self.datagram(snapshot, now, &origin, buffer, range));
         }
-        add(&self.shared.counters.rx_datagrams, datagrams);
-        add(&self.shared.counters.rx_bytes, bytes);
-        if let (Some(local), Some(trust)) = (message.local, trust) {
-            let remote = (socket, message.from);
+        add(&self.counters().rx_datagrams, datagrams);
+        add(&self.counters().rx_bytes, bytes);
+        self.learn(now, &origin, trust);
+    }
+
+    /// Does what is to be done with the datagram in `buffer[range]`, and says what it tells about its sender.
+    fn datagram(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Mono,
+        origin: &Origin,
+        buffer: &mut [u8],
+        range: Range<usize>,
+    ) -> Option<Trust> {
+        let verdict = self.rx.process(snapshot, now, origin.socket, origin.from, buffer, range.clone());
+        if let Verdict::Elsewhere(thread) = verdict {
+            self.hand_over(thread, origin, &buffer[range]);
+            return None;
+        }
+        let trust = trust_in(&verdict);
+        if let Verdict::Deliver { packet, .. } = &verdict
+            && origin.tos & CONGESTED == CONGESTED
+        {
+            packet::mark_congestion(&mut buffer[packet.clone()]);
+        }
+        self.carry_out(verdict, buffer);
+        trust
+    }
+
+    fn learn(&mut self, now: Mono, origin: &Origin, trust: Option<Trust>) {
+        if let (Some(local), Some(trust)) = (origin.local, trust) {
+            let remote = (origin.socket, origin.from);
             self.learner.learn(&self.shared.sources, now, remote, local, trust == Trust::Authentic);
+        }
+    }
+
+    fn hand_over(&mut self, thread: usize, origin: &Origin, datagram: &[u8]) {
+        let Origin { socket, from, local, tos } = *origin;
+        if self.shared.inboxes.give(thread, Stray { socket, from, local, tos, bytes: datagram.to_vec() }) {
+            self.to_wake |= 1 << thread;
+            add(&self.counters().handed_over, 1);
+        } else {
+            add(&self.counters().handover_full, 1);
+        }
+    }
+
+    /// Brings to an end what the datagrams in `buffer` began.
+    fn finish(&mut self, buffer: &mut [u8]) {
+        self.deliver(buffer);
+        self.flush(buffer);
+        while let Some(notice) = self.rx.poll_notice() {
+            self.shared.reporter.tell(Report::Inbound(Inbound::Notice(notice)));
+        }
+        while self.to_wake != 0 {
+            let thread = self.to_wake.trailing_zeros();
+            self.to_wake &= self.to_wake - 1;
+            self.shared.wakes[thread as usize].wake();
         }
     }
 
@@ -176,7 +255,7 @@ impl Work {
                 if self.outbox.is_full() {
                     self.flush(buffer);
                 }
-                add(&self.shared.counters.forwarded, 1);
+                add(&self.counters().forwarded, 1);
                 self.outbox.push(socket, to, datagram);
             }
             Verdict::Control { receiver, via, frames } => {
@@ -187,8 +266,9 @@ impl Work {
                 let bytes = copy(buffer, datagram);
                 self.shared.reporter.tell(Report::Inbound(Inbound::Datagram { via, bytes }));
             }
-            Verdict::Keepalive | Verdict::Elsewhere(_) => {}
-            Verdict::Drop(reason) => self.shared.counters.drop_rx(reason),
+            Verdict::Keepalive => {}
+            Verdict::Elsewhere(_) => unreachable!("handed over before"),
+            Verdict::Drop(reason) => self.counters().drop_rx(reason),
         }
     }
 
@@ -198,6 +278,7 @@ impl Work {
             self.deliver(buffer);
             self.run.push(buffer, packet, segment);
         }
+        self.run_lane = segment.lane.number();
     }
 
     /// Writes the run to the device.
@@ -207,10 +288,12 @@ impl Work {
         for (part, piece) in parts.iter_mut().zip(pieces) {
             *part = IoSlice::new(&buffer[piece.clone()]);
         }
-        let counters = &self.shared.counters;
-        match self.device.write(&meta, &parts[..pieces.len()]) {
+        let counters = &self.shared.counters[self.number];
+        let queue = &self.queues[usize::from(self.run_lane) % self.queues.len()];
+        match queue.write(&meta, &parts[..pieces.len()]) {
             Ok(()) => {
                 add(&counters.device_writes, 1);
+                add(&counters.rx_super_packets, usize::from(pieces.len() > 1));
                 add(&counters.delivered, pieces.len());
             }
             Err(error) => {
@@ -221,12 +304,24 @@ impl Work {
     }
 
     fn flush(&mut self, buffer: &[u8]) {
-        self.outbox.flush(buffer, &self.shared, &self.shared.wakes[WAKE], PATIENCE);
+        self.outbox.flush(buffer, &self.shared, self.number, PATIENCE);
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.shared.counters[self.number]
     }
 }
 
 fn copy(buffer: &[u8], range: Range<usize>) -> Vec<u8> {
     buffer[range].to_vec()
+}
+
+/// Where a datagram came from.
+struct Origin {
+    socket: SocketId,
+    from: SocketAddr,
+    local: Option<IpAddr>,
+    tos: u8,
 }
 
 /// What a datagram says about the address that it came from.

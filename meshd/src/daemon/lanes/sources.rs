@@ -1,16 +1,14 @@
 //! From which of our addresses to answer.
 //!
 //! A machine with several addresses must answer from the one that was asked: the other end's NAT lets nothing else in,
-//! and a provider may not route it. The receiving thread learns; everybody who sends asks. The map is replaced as a
+//! and a provider may not route it. The receiving threads learn; everybody who sends asks. The map is replaced as a
 //! whole when something new is learnt, so that nobody ever waits.
-
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use meshnet::path::SocketId;
 use meshnet::time::Mono;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 
 /// Most remote endpoints remembered; when full, all are forgotten and learnt again.
 const REMOTES_MAX: usize = 1024;
@@ -37,7 +35,7 @@ impl Sources {
     }
 }
 
-/// Learns; owned by the receiving thread, the only writer.
+/// Learns; each receiving thread has one.
 #[derive(Default)]
 pub(super) struct Learner {
     /// What was learnt last, since the same remote mostly comes again.
@@ -67,9 +65,11 @@ impl Learner {
             if !authentic && !self.may_learn_from_stranger(now) {
                 return;
             }
-            let mut next = if map.len() < REMOTES_MAX { Map::clone(&map) } else { Map::new() };
-            next.insert((socket, remote), known);
-            sources.0.store(Arc::new(next));
+            sources.0.rcu(|map| {
+                let mut next = if map.len() < REMOTES_MAX { Map::clone(map) } else { Map::new() };
+                next.insert((socket, remote), known);
+                next
+            });
         }
         self.last = Some((socket, remote, known));
     }

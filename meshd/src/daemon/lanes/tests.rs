@@ -1,5 +1,7 @@
 //! Whole nodes' data planes against each other: real sockets on the loopback, a device made of a socket pair.
 
+mod several;
+
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -109,7 +111,9 @@ struct Node {
     device: Arc<Fake>,
     /// The kernel's side of the device.
     kernel: UnixDatagram,
-    socket: Arc<Socket>,
+    /// The other queues of the device, and the kernel's side of them.
+    more: Vec<(Arc<Fake>, UnixDatagram)>,
+    socket: Arc<Group>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     to_control: mpsc::Sender<Report>,
     reports: mpsc::Receiver<Report>,
@@ -128,20 +132,29 @@ impl Node {
     }
 
     fn prepare_with(number: u32, bind: Bind, offloads: Offloads) -> Node {
-        let (end, kernel) = UnixDatagram::pair().unwrap();
-        end.set_nonblocking(true).unwrap();
-        kernel.set_read_timeout(Some(SOON)).unwrap();
-        let device = Arc::new(Fake { end, gone: AtomicBool::new(false), offloads });
-        let socket = Arc::new(Socket::bind(&Options::new(bind)).unwrap());
+        Node::prepare_lanes(number, bind, offloads, 1, 1)
+    }
+
+    fn prepare_lanes(number: u32, bind: Bind, offloads: Offloads, queues: usize, sockets: usize) -> Node {
+        let queue = |_| {
+            let (end, kernel) = UnixDatagram::pair().unwrap();
+            end.set_nonblocking(true).unwrap();
+            kernel.set_read_timeout(Some(SOON)).unwrap();
+            (Arc::new(Fake { end, gone: AtomicBool::new(false), offloads }), kernel)
+        };
+        let mut more: Vec<_> = (0..queues).map(queue).collect();
+        let (device, kernel) = more.remove(0);
+        let socket = Arc::new(Group::bind(&Options::new(bind), sockets).unwrap());
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
         let (to_control, reports) = mpsc::channel(CHANNEL_LEN);
-        Node { number, lanes: None, device, kernel, socket, snapshot, to_control, reports }
+        Node { number, lanes: None, device, kernel, more, socket, snapshot, to_control, reports }
     }
 
     fn run(&mut self) {
-        let queue: Arc<dyn Device> = self.device.clone();
+        let mut queues: Vec<Arc<dyn Device>> = vec![self.device.clone()];
+        queues.extend(self.more.iter().map(|(queue, _)| queue.clone() as Arc<dyn Device>));
         let sockets = vec![self.socket.clone()];
-        let lanes = Lanes::start(&[queue], sockets, self.snapshot.clone(), self.to_control.clone());
+        let lanes = Lanes::start(&queues, sockets, self.snapshot.clone(), self.to_control.clone());
         self.lanes = Some(lanes.unwrap());
     }
 
@@ -150,7 +163,7 @@ impl Node {
     }
 
     fn endpoint(&self) -> SocketAddr {
-        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), self.socket.local_addr().port())
+        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), self.socket.first().local_addr().port())
     }
 
     /// Gives a packet to the device, as the kernel does.
@@ -188,7 +201,7 @@ impl Node {
 
     fn wait_for(&self, what: impl Fn(&Counters) -> bool) {
         let start = Instant::now();
-        while !what(self.lanes().counters()) {
+        while !what(&self.lanes().counters()) {
             assert!(start.elapsed() < SOON, "{:?}", self.lanes().counters());
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -339,7 +352,7 @@ fn a_waiting_burst_leaves_in_few_system_calls() {
     for number in 0..60 {
         assert_eq!(b.received(), packet(0, 1, number, 900));
     }
-    let calls = a.socket.stats().send_calls.load(Ordering::Relaxed);
+    let calls = a.socket.first().stats().send_calls.load(Ordering::Relaxed);
     assert!(calls <= 3, "60 datagrams in {calls} calls");
 }
 
@@ -387,7 +400,7 @@ fn a_super_packet_takes_one_system_call_at_each_step_direct_and_relayed() {
     world.publish(&r, 3, Vec::new(), Some(table));
     world.publish(&b, 3, Vec::new(), None);
     let carriers = [World::direct(&b), world.relayed(&a, &r, &b, RelayLabel(2))];
-    let calls = |node: &Node| node.socket.stats().send_calls.load(Ordering::Relaxed);
+    let calls = |node: &Node| node.socket.first().stats().send_calls.load(Ordering::Relaxed);
     for (round, carrier) in carriers.into_iter().enumerate() {
         let round = round as u64;
         world.publish(&a, 3, vec![(1, carrier, None)], None);
@@ -501,7 +514,7 @@ fn a_batch_to_relay_leaves_as_a_batch() {
     for number in 0..60 {
         assert_eq!(b.received(), packet(0, 1, number, 900));
     }
-    let calls = r.socket.stats().send_calls.load(Ordering::Relaxed);
+    let calls = r.socket.first().stats().send_calls.load(Ordering::Relaxed);
     assert!(calls <= 4, "60 datagrams in {calls} calls");
 }
 
@@ -645,9 +658,9 @@ fn new_sockets_take_over_while_sessions_go_on() {
     let (mut world, a, b) = pair();
     a.emit(&packet(0, 1, 1, 100));
     assert_eq!(b.received(), packet(0, 1, 1, 100));
-    let second = Arc::new(Socket::bind(&Options::new(Bind::Any { port: 0 })).unwrap());
+    let second = Arc::new(Group::bind(&Options::new(Bind::Any { port: 0 }), 1).unwrap());
     b.lanes().set_sockets(vec![b.socket.clone(), second.clone()]);
-    let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), second.local_addr().port());
+    let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), second.first().local_addr().port());
     world.publish(&a, 2, vec![(1, Carrier::Direct { socket: SocketId(0), to }, None)], None);
     a.emit(&packet(0, 1, 2, 100));
     assert_eq!(b.received(), packet(0, 1, 2, 100));

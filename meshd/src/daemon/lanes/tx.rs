@@ -19,7 +19,7 @@ use meshnet::time::Mono;
 
 use super::Shared;
 use super::answers::Answers;
-use super::counters::add;
+use super::counters::{Counters, add};
 use super::outbox::Outbox;
 use super::report::Report;
 
@@ -52,8 +52,8 @@ pub(super) struct Sender {
     outbox: Outbox,
     answers: Answers,
     arena: Box<[u8]>,
-    /// Which of the wake-ups is ours.
-    wake: usize,
+    /// Which of the wake-ups and counters are ours.
+    thread: usize,
 }
 
 /// Why a batch ended.
@@ -69,17 +69,17 @@ enum Drained {
 
 impl Sender {
     pub(super) fn new(shared: Arc<Shared>, device: Arc<dyn Device>, number: usize) -> Sender {
-        let snapshot = Cache::new(shared.snapshot.clone());
+        let (snapshot, thread) = (Cache::new(shared.snapshot.clone()), shared.receivers + number);
         let answers = Answers::new(device.clone());
         Sender {
             shared,
             device,
             snapshot,
-            tx: Tx::new(),
-            outbox: Outbox::new(),
+            tx: Tx::for_queue(number as u8),
+            outbox: Outbox::new(number),
             answers,
             arena: vec![0; ARENA_BYTES].into_boxed_slice(),
-            wake: number + 1,
+            thread,
         }
     }
 
@@ -101,9 +101,9 @@ impl Sender {
 
     fn wait(&self) {
         let sources = [(self.device.as_fd(), Interest::Readable)];
-        if let Err(error) = self.shared.wakes[self.wake].wait(&sources, None) {
+        if let Err(error) = self.shared.wakes[self.thread].wait(&sources, None) {
             tracing::error!(%error, "cannot wait for the device");
-            add(&self.shared.counters.receive_errors, 1);
+            add(&self.counters().receive_errors, 1);
             std::thread::sleep(REST);
         }
     }
@@ -131,7 +131,7 @@ impl Sender {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot read from the device");
-                    add(&self.shared.counters.receive_errors, 1);
+                    add(&self.counters().receive_errors, 1);
                     std::thread::sleep(REST);
                     break;
                 }
@@ -141,7 +141,7 @@ impl Sender {
             bytes += packet.len;
         }
         if packets > 0 {
-            let counters = &self.shared.counters;
+            let counters = self.counters();
             add(&counters.tx_batches, 1);
             add(&counters.tx_packets, packets);
             add(&counters.tx_bytes, bytes);
@@ -157,13 +157,13 @@ impl Sender {
             return;
         }
         let (shared, outbox) = (&self.shared, &mut self.outbox);
-        let wake = &shared.wakes[self.wake];
+        let thread = self.thread;
         let count = self.tx.resend(snapshot, now, &mut self.arena, |arena, outgoing| {
             outbox.push(outgoing.socket, outgoing.to, outgoing.range);
             // The next one takes the same place.
-            outbox.flush(arena, shared, wake, PATIENCE);
+            outbox.flush(arena, shared, thread, PATIENCE);
         });
-        add(&shared.counters.resent, count);
+        add(&shared.counters[thread].resent, count);
     }
 
     /// Deals with one packet, and says where the arena is free behind all that has to be sent.
@@ -185,7 +185,7 @@ impl Sender {
             TxVerdict::TooBig { mtu } => self.refuse(now, inner, Reason::TooBig, Error::TooBig { mtu }),
             TxVerdict::Drop(Reason::NoRoute) => self.refuse(now, inner, Reason::NoRoute, Error::NoRoute),
             TxVerdict::HandUp => self.hand_up(inner, meta),
-            TxVerdict::Drop(reason) => self.shared.counters.drop_tx(reason),
+            TxVerdict::Drop(reason) => self.counters().drop_tx(reason),
         }
         if let Some(slot) = self.tx.poll_active() {
             self.shared.reporter.tell(Report::Inbound(Inbound::Active(slot)));
@@ -195,7 +195,7 @@ impl Sender {
 
     /// Seals the segments of the super-packet in `inner` behind it, from `free` on.
     fn cut(&mut self, mut cut: Cut, inner: Range<usize>, free: usize) -> usize {
-        add(&self.shared.counters.tx_super_packets, 1);
+        add(&self.counters().tx_super_packets, 1);
         let mut next = free;
         while cut.left() > 0 {
             if self.outbox.room() < 2 || ARENA_BYTES - next < cut.stride() {
@@ -204,7 +204,7 @@ impl Sender {
             }
             let Some((first, second)) = cut.seal(&mut self.arena, inner.clone(), next..ARENA_BYTES) else {
                 // The session with the relay is used up.
-                (0..cut.left()).for_each(|_| self.shared.counters.drop_tx(Reason::RelayNoRoute));
+                (0..cut.left()).for_each(|_| self.counters().drop_tx(Reason::RelayNoRoute));
                 break;
             };
             next = next.max(first.end());
@@ -236,8 +236,8 @@ impl Sender {
     /// Drops a packet, and tells its sender why.
     #[cold]
     fn refuse(&mut self, now: Mono, packet: Range<usize>, reason: Reason, error: Error) {
-        self.shared.counters.drop_tx(reason);
-        self.answers.answer(&self.shared.counters.answers, now, &self.arena[packet], error);
+        self.counters().drop_tx(reason);
+        self.answers.answer(&self.shared.counters[self.thread].answers, now, &self.arena[packet], error);
     }
 
     /// Gives a packet to the control plane, which makes a session. What waits there is plain packets.
@@ -258,7 +258,11 @@ impl Sender {
     }
 
     fn flush(&mut self) {
-        self.outbox.flush(&self.arena, &self.shared, &self.shared.wakes[self.wake], PATIENCE);
+        self.outbox.flush(&self.arena, &self.shared, self.thread, PATIENCE);
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.shared.counters[self.thread]
     }
 
     /// The control plane must hear of it, even if the channel is full now.

@@ -21,6 +21,8 @@ const SEGMENTS_MAX_OLD: usize = 64;
 pub struct Options {
     /// Address and port.
     pub bind: Bind,
+    /// `SO_REUSEPORT`: several sockets of this user may have it, see [`super::Group`].
+    pub share_port: bool,
     /// `SO_MARK`, for policy routing.
     pub mark: Option<u32>,
     /// Receive buffer in bytes, as far as the kernel permits.
@@ -40,6 +42,7 @@ impl Options {
     pub fn new(bind: Bind) -> Options {
         Options {
             bind,
+            share_port: false,
             mark: None,
             receive_buffer_bytes: 8 << 20,
             send_buffer_bytes: 2 << 20,
@@ -149,6 +152,9 @@ fn open(options: &Options, address: SocketAddr, family: Family) -> io::Result<So
     }
     if let Some(mark) = options.mark {
         inner.set_mark(mark)?;
+    }
+    if options.share_port {
+        inner.set_reuse_port(true)?;
     }
     set_buffers(&inner, options);
     if let Err(error) = set_mtu_discovery(&inner, family, options.mtu_discovery) {

@@ -6,6 +6,7 @@
 
 mod bind;
 mod faults;
+mod group;
 mod receive;
 mod send;
 mod sys;
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 pub use bind::{Bind, BindError, MtuDiscovery, Options};
 pub use faults::{Fault, FaultKind};
+pub use group::{Group, Steering};
 pub use receive::{Batch, Message};
 pub use send::{Cursor, Payload, Piece, SEGMENTS_MAX, Sent, Transmit};
 
