@@ -26,6 +26,54 @@ pub struct KeyFloor {
     pub cut: KeyEpochNumber,
 }
 
+/// Most members that a plan goes on without.
+pub const MAX_WITHOUT: usize = 64;
+
+/// An operator's plan that all members replace their transport keys.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct KeyPlan {
+    /// Keys made before are to be replaced, in seconds since the Unix epoch. Of several plans the newest counts.
+    pub created_s: u64,
+    /// It was called off: nobody begins any more because of it.
+    pub aborted: bool,
+    /// How many members replace their keys at a time.
+    pub wave: u16,
+    /// Members that neither take part nor are waited for.
+    pub without: Vec<MemberId>,
+}
+
+impl KeyPlan {
+    /// The value of its field.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut value = Vec::with_capacity(11 + self.without.len() * 16);
+        value.put_u64(self.created_s);
+        value.put_u8(u8::from(self.aborted));
+        value.put_u16(self.wave);
+        self.without.iter().for_each(|member| value.put(&member.0));
+        value
+    }
+
+    /// Reads the value of its field.
+    ///
+    /// # Errors
+    /// Where it is cut off, too long, or says something else of being called off than yes or no.
+    pub fn parse(value: &[u8]) -> Result<KeyPlan, Error> {
+        let mut reader = Reader::new(value);
+        let (created_s, aborted, wave) = (reader.u64()?, reader.u8()?, reader.u16()?);
+        if aborted > 1 {
+            return Err(Error::InvalidField("plan"));
+        }
+        let mut without = Vec::new();
+        while !reader.is_empty() {
+            if without.len() == MAX_WITHOUT {
+                return Err(Error::TooLong("without"));
+            }
+            without.push(MemberId(reader.array()?));
+        }
+        Ok(KeyPlan { created_s, aborted: aborted == 1, wave, without })
+    }
+}
+
 /// A prefix behind a member.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Subnet {
@@ -75,6 +123,8 @@ pub struct Record {
     pub floor: Option<KeyFloor>,
     /// New key epochs of members that are rotating, which this one knows and makes handshakes to.
     pub confirms: Vec<(MemberId, KeyEpochNumber)>,
+    /// Its plan, as an operator, that all replace their keys.
+    pub plan: Option<KeyPlan>,
 }
 
 const FLAG_RELAYS: u8 = 1;
@@ -90,6 +140,8 @@ impl Body for Record {
             Err(Error::TooLong("links"))
         } else if self.confirms.len() > MAX_CONFIRMS {
             Err(Error::TooLong("confirms"))
+        } else if self.plan.as_ref().is_some_and(|plan| plan.without.len() > MAX_WITHOUT) {
+            Err(Error::TooLong("without"))
         } else {
             Ok(())
         }
@@ -128,6 +180,10 @@ impl Body for Record {
             Some(value) => parse_confirms(value)?,
             None => Vec::new(),
         };
+        let plan = match fields.optional(162)? {
+            Some(value) => Some(KeyPlan::parse(value)?),
+            None => None,
+        };
         fields.finish()?;
         Ok(Record {
             mesh,
@@ -144,6 +200,7 @@ impl Body for Record {
             links,
             floor,
             confirms,
+            plan,
         })
     }
 
@@ -199,6 +256,9 @@ impl Body for Record {
                 value.put_u32(number.0);
             }
             put_field(out, 161, &value);
+        }
+        if let Some(plan) = &self.plan {
+            put_field(out, 162, &plan.to_bytes());
         }
     }
 }

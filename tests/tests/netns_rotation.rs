@@ -45,6 +45,43 @@ fn keys_are_replaced_under_1000_packets_a_second_on_direct_and_relayed_paths_wit
     }
 }
 
+#[test]
+fn the_whole_mesh_replaces_its_keys_under_traffic_and_waits_for_who_is_away() {
+    let mut split = Split::new(2);
+    let flows = [(&split.a, &split.b), (&split.b, &split.a), (&split.a, &split.relays[0])]
+        .map(|(from, to)| flow(from, to, 1000));
+    flows.iter().for_each(|flow| wait_for_arrivals(flow, 500));
+    // The founder is an operator; others are refused.
+    let refused = done(split.a.run(&["keys", "rotate", "--all"]));
+    assert_eq!(refused.status.code(), Some(77), "{refused:?}");
+    let start = Instant::now();
+    done(split.relays[0].ok(&["keys", "rotate", "--all"]));
+    figure("meshd keys rotate --all, four nodes", format!("{:?}", start.elapsed()));
+    for member in [&split.a, &split.b, &split.relays[0], &split.relays[1]] {
+        assert_eq!(current(member), 2);
+    }
+    for flow in flows {
+        let report = done(flow.stop());
+        figure("a flow while all replace their keys", &report);
+        assert_eq!((report.lost, report.duplicated), (0, 0), "{report}");
+    }
+
+    split.b.kill();
+    let waits = done(split.relays[0].run(&["keys", "rotate", "--all", "--timeout", "5s"]));
+    assert_eq!(waits.status.code(), Some(1), "{waits:?}");
+    assert!(waits.stderr.contains("waiting for b"), "{}", waits.stderr);
+    // Nobody has given up the old key, and a restart of the operator's daemon forgets nothing.
+    assert_eq!(current(&split.a), 2);
+    split.relays[0].kill();
+    done(split.relays[0].up());
+    done(split.b.up());
+    done(split.relays[0].ok(&["keys", "rotate", "--all", "--timeout", "18s"]));
+    for member in [&split.a, &split.b, &split.relays[0], &split.relays[1]] {
+        assert_eq!(current(member), 3);
+    }
+    wait_for_all_pairs(&[&split.a, &split.b, &split.relays[0], &split.relays[1]]);
+}
+
 /// kill -9 at moments all over a rotation. What was under way between others is not touched, and the rotation goes on.
 #[test]
 fn a_daemon_killed_in_the_middle_of_a_rotation_goes_on_with_it() {

@@ -70,3 +70,33 @@ impl Keys {
         self.current >= number && matches!(self.phase.as_str(), "steady" | "draining")
     }
 }
+
+/// `meshd keys plan --json`, and one step of `meshd keys rotate --all --json`.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The operator who made it.
+    pub origin: String,
+    /// When it was made, in seconds since the Unix epoch.
+    pub created_s: u64,
+    /// Nobody is left to wait for.
+    pub done: bool,
+    /// Confirmations that each new key needs.
+    pub needed: usize,
+    /// Names of the members that hold it up: they are away, or have not confirmed.
+    pub waiting_for: Vec<String>,
+    /// Every member, by name.
+    pub members: Vec<PlanMember>,
+}
+
+/// How far a plan is with one member.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct PlanMember {
+    /// Its name.
+    pub name: String,
+    /// Whether it takes part in the mesh now.
+    pub present: bool,
+    /// `waiting`, `prepared`, `done`, or `left out`.
+    pub state: String,
+    /// Members that have confirmed its new key.
+    pub confirmed: usize,
+}

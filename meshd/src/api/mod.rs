@@ -69,6 +69,15 @@ pub enum Request {
         /// The old one was stolen: no overlap.
         stolen: bool,
     },
+    /// Have all members replace their transport keys, or go on with that.
+    PlanKeys {
+        /// Names, addresses, or ids of members that are left out.
+        without: Vec<String>,
+    },
+    /// Call the plan under way off.
+    AbortPlan,
+    /// How far the plan is that all members replace their keys.
+    KeyPlan,
     /// Revoke a member or a certificate.
     Revoke(RevokeRequest),
 }
@@ -104,11 +113,15 @@ impl Request {
             | Request::Routes
             | Request::Why { .. }
             | Request::Ping { .. }
-            | Request::Keys => Access::Read,
+            | Request::Keys
+            | Request::KeyPlan => Access::Read,
             // Endpoints of relays and the like are for who holds the keys to invite.
-            Request::Reachability | Request::Reload | Request::RotateKeys { .. } | Request::Revoke(_) => {
-                Access::Admin
-            }
+            Request::Reachability
+            | Request::Reload
+            | Request::RotateKeys { .. }
+            | Request::PlanKeys { .. }
+            | Request::AbortPlan
+            | Request::Revoke(_) => Access::Admin,
         }
     }
 }
@@ -146,6 +159,11 @@ pub enum Answer {
         epoch: u32,
         /// Why that is another rotation than the one asked for.
         note: Option<String>,
+    },
+    /// To [`Request::PlanKeys`], [`Request::AbortPlan`], and [`Request::KeyPlan`].
+    Plan {
+        /// The plan; absent if there is none.
+        plan: Option<Box<keys::Plan>>,
     },
     /// To [`Request::Revoke`].
     Revoked {

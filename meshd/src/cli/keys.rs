@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use super::{Global, expect_answer};
+use super::{Global, expect_answer, plan};
 use crate::api::Request;
 use crate::api::client::{Client, Error};
 use crate::api::keys::Keys;
 use crate::output::{self, Style, units};
 
 /// How often a rotation under way is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(150);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(150);
 /// How long to wait for a daemon that went away in the middle of a rotation.
 const RESTART_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -37,6 +37,14 @@ enum Verb {
     /// Replace this node's transport key; no packet is lost
     #[command(after_help = ROTATE_HELP)]
     Rotate(Rotate),
+    /// Show how far the plan is that all members replace their keys
+    Plan {
+        /// Show it again every second
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Call that plan off
+    Abort,
 }
 
 const ROTATE_HELP: &str = "\
@@ -47,7 +55,9 @@ are told when they come back. Interrupting this command, the daemon, or the mach
 Examples:
   meshd keys rotate
   meshd keys rotate --detach
-  meshd keys rotate --compromised     # the old key was stolen";
+  meshd keys rotate --compromised     # the old key was stolen
+  meshd keys rotate --all             # the whole mesh; waits for everybody, also for nodes that are away
+  meshd keys rotate --all --without laptop";
 
 /// Arguments of `meshd keys rotate`.
 #[derive(clap::Args, Debug)]
@@ -55,6 +65,12 @@ struct Rotate {
     /// The old key was stolen: refuse it at once, and end all sessions made with it (packets are lost for a moment)
     #[arg(long)]
     compromised: bool,
+    /// Have every member replace its key, 32 at a time; needs the operator role
+    #[arg(long, conflicts_with = "compromised")]
+    all: bool,
+    /// With --all: neither change this node's key nor wait for it; may be repeated, also for a plan under way
+    #[arg(long, value_name = "NODE", requires = "all")]
+    without: Vec<String>,
     /// Begin, and do not wait for the end
     #[arg(long, conflicts_with = "wait")]
     detach: bool,
@@ -74,7 +90,12 @@ impl Args {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         match self.verb {
             Verb::Show { watch } => show(global, watch),
+            Verb::Rotate(rotate) if rotate.all => {
+                plan::rotate_all(global, rotate.without, rotate.detach, rotate.timeout)
+            }
             Verb::Rotate(rotate) => rotate.run(global),
+            Verb::Plan { watch } => plan::show(global, watch),
+            Verb::Abort => plan::abort(global),
         }
     }
 }
@@ -144,7 +165,7 @@ impl Rotate {
 }
 
 /// Waits for a daemon that went away.
-fn again(global: &Global, error: Error) -> anyhow::Result<Client> {
+pub(super) fn again(global: &Global, error: Error) -> anyhow::Result<Client> {
     let until = Instant::now() + RESTART_PATIENCE;
     while Instant::now() < until {
         std::thread::sleep(LOOK_EVERY);

@@ -6,6 +6,7 @@ mod join;
 mod keys;
 mod peers;
 mod ping;
+mod plan;
 mod revoke;
 mod routes;
 mod stack;
@@ -115,7 +116,7 @@ enum Verb {
     Ping(ping::Args),
     /// Show every path to a member, and why the one in use was chosen
     Why(why::Args),
-    /// Show this node's keys, or replace them
+    /// Show keys, or replace them: this node's, or those of the whole mesh
     Keys(keys::Args),
     /// Take a member out of the mesh, for good
     Revoke(revoke::Args),

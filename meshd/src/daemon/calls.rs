@@ -43,6 +43,9 @@ impl Service {
             Request::Reachability => Answer::Reachability { endpoints: reachability(node) },
             Request::Keys => Answer::Keys(Box::new(trust::keys(node, now))),
             Request::RotateKeys { stolen } => self.rotate_keys(now, stolen),
+            Request::PlanKeys { without } => self.plan_keys(now, &without),
+            Request::AbortPlan => self.abort_plan(now),
+            Request::KeyPlan => Answer::Plan { plan: trust::plan(node, now).map(Box::new) },
             Request::Revoke(request) => self.revoke(now, &request),
             Request::Reload => match self.reload().await {
                 Ok(notes) => Answer::Done { notes },

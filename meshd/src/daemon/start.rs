@@ -15,6 +15,7 @@ use meshnet::membership::IdentitySecret;
 use meshnet::node::{self, Node, NodeConfig};
 use meshnet::path::SocketId;
 use proto::id::BootEpoch;
+use proto::record::KeyPlan;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::mpsc;
@@ -133,6 +134,7 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
             issuer: home.issuer.as_ref().map(|issuer| issuer.signed().clone()),
             trust: home.chain.clone(),
             revocations: state.objects(Kind::Revocations)?,
+            plan: load_plan(&state)?,
             boot,
             timestamp_floor_us: floor,
             cache: cache.to_vec(),
@@ -186,6 +188,11 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
         _unlink: server::Unlink(socket_path),
         _lock: lock,
     }))
+}
+
+fn load_plan(state: &StateDir) -> Result<Option<KeyPlan>, state::Error> {
+    let Some(payload) = state.read(Kind::Plan)? else { return Ok(None) };
+    KeyPlan::parse(&payload).map(Some).map_err(|_| state.nonsense(Kind::Plan))
 }
 
 /// A damaged cache is no reason not to start: the other members have its content. It is kept for whoever wonders.

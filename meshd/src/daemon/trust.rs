@@ -1,18 +1,20 @@
 //! Keys and revocations over the control socket.
 
-use meshnet::node::{EpochUse, Node, RevokeError, RotateError};
+use meshnet::node::{EpochUse, Node, PlanError, PlanState, RevokeError, RotateError};
 use meshnet::time::Now;
 use proto::certificate::Issuer;
 use proto::id::{MemberId, Serial};
+use proto::record::KeyPlan;
 use proto::revocation::{Revocation, RevocationTarget};
 use tracing::info;
 
 use super::calls::find;
 use super::service::Service;
-use crate::api::keys::{Epoch, Keys, PeerKeys, SessionEpochs};
+use crate::api::keys::{Epoch, Keys, PeerKeys, Plan, PlanMember, SessionEpochs};
 use crate::api::server::refuse;
 use crate::api::{Answer, RevokeRequest};
 use crate::exit;
+use crate::state::Kind;
 
 /// The keys of this node, and what the others know of them.
 pub(super) fn keys(node: &Node, now: Now) -> Keys {
@@ -130,5 +132,96 @@ impl Service {
             ),
             Err(error) => refuse(exit::FAILED, error.to_string()),
         }
+    }
+}
+
+/// How far the plan is that all replace their keys.
+pub(super) fn plan(node: &Node, now: Now) -> Option<Plan> {
+    let view = node.plan_view(now)?;
+    let origin = node.membership().get(view.origin).map(|known| known.name().to_string());
+    let holds_up = |one: &&meshnet::node::PlanMember| {
+        one.owes || (!one.present && matches!(one.state, PlanState::Waiting | PlanState::Prepared))
+    };
+    Some(Plan {
+        origin: origin.unwrap_or_else(|| view.origin.to_string()),
+        created_s: view.created_s,
+        done: view.done,
+        needed: view.needed,
+        waiting_for: match view.done {
+            true => Vec::new(),
+            false => view.members.iter().filter(holds_up).map(|one| one.name.to_string()).collect(),
+        },
+        members: view
+            .members
+            .iter()
+            .map(|one| PlanMember {
+                name: one.name.to_string(),
+                present: one.present,
+                state: match one.state {
+                    PlanState::Waiting => "waiting",
+                    PlanState::Prepared => "prepared",
+                    PlanState::Done => "done",
+                    PlanState::LeftOut => "left out",
+                }
+                .into(),
+                confirmed: one.confirmed,
+            })
+            .collect(),
+    })
+}
+
+impl Service {
+    /// Makes a plan that all but `without` replace their keys, or goes on with the one under way.
+    pub(super) fn plan_keys(&mut self, now: Now, without: &[String]) -> Answer {
+        let mut members = Vec::new();
+        for name in without {
+            match find(&self.parts.node, now, name) {
+                Some(member) => members.push(member),
+                None => {
+                    return refuse(exit::FAILED, format!("no member has the name, address, or id {name}"));
+                }
+            }
+        }
+        match self.parts.node.make_plan(now, &members) {
+            Ok(plan) => self.announce_plan(now, plan),
+            Err(PlanError::UnderWay(origin)) => {
+                let known = self.parts.node.membership().get(origin).map(|known| known.name().to_string());
+                let origin = known.unwrap_or_else(|| origin.to_string());
+                refuse(
+                    exit::FAILED,
+                    format!(
+                        "a plan of {origin} is under way: `meshd keys plan` shows it, `meshd keys abort` calls it off"
+                    ),
+                )
+            }
+            Err(error @ PlanError::NotOperator) => refuse(
+                exit::NOT_PERMITTED,
+                format!("{error}: run this on a node that was invited with --role operator"),
+            ),
+            Err(error) => refuse(exit::FAILED, error.to_string()),
+        }
+    }
+
+    /// Calls the plan under way off.
+    pub(super) fn abort_plan(&mut self, now: Now) -> Answer {
+        match self.parts.node.make_abort(now) {
+            Ok(Some(plan)) => self.announce_plan(now, plan),
+            Ok(None) => refuse(exit::FAILED, "no plan is under way"),
+            Err(error) => refuse(exit::NOT_PERMITTED, error.to_string()),
+        }
+    }
+
+    /// The plan is on the disk before anybody hears of it: a restart goes on with it.
+    fn announce_plan(&mut self, now: Now, plan: KeyPlan) -> Answer {
+        if let Err(error) = self.parts.home.state.write(Kind::Plan, &plan.to_bytes()) {
+            return refuse(exit::FAILED, error.to_string());
+        }
+        info!(
+            aborted = plan.aborted,
+            without = plan.without.len(),
+            "a plan that all members replace their keys"
+        );
+        self.parts.node.set_plan(now, plan);
+        Answer::Plan { plan: self::plan(&self.parts.node, now).map(Box::new) }
     }
 }

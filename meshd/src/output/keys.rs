@@ -6,7 +6,10 @@ use comfy_table::{Cell, Color};
 
 use super::tables::{coloured, finish, right_align, table};
 use super::{Style, units};
-use crate::api::keys::{Keys, PeerKeys};
+use crate::api::keys::{Keys, PeerKeys, Plan};
+
+/// Length of a full bar.
+const BAR_CHARS: usize = 20;
 
 /// `meshd keys show`.
 pub fn keys(keys: &Keys, style: Style) -> String {
@@ -38,6 +41,41 @@ pub fn rotation(keys: &Keys, epoch: u32, style: Style) -> String {
     if style.screen && !keys.peers.is_empty() {
         text.push_str(&peers(keys, style));
     }
+    text
+}
+
+/// One look at a plan that all replace their keys.
+pub fn plan(plan: &Plan, style: Style) -> String {
+    let count = |state: &str| plan.members.iter().filter(|one| one.state == state).count();
+    let (done, left_out) = (count("done"), count("left out"));
+    let waiting = match plan.waiting_for.as_slice() {
+        [] => String::new(),
+        names => format!(", waiting for {}", names.join(", ")),
+    };
+    let mut text = format!("{done} of {} members have new keys{waiting}\n", plan.members.len() - left_out);
+    if !style.screen {
+        return text;
+    }
+    let mut table = table(style, &["MEMBER", "STATE", "CONFIRMED", ""]);
+    right_align(&mut table, 2);
+    for one in &plan.members {
+        let colour = match one.state.as_str() {
+            "done" => Color::Green,
+            "prepared" => Color::Yellow,
+            _ => Color::Reset,
+        };
+        let bar = match plan.needed {
+            0 => String::new(),
+            needed => "#".repeat(one.confirmed * BAR_CHARS / needed),
+        };
+        table.add_row(vec![
+            Cell::new(&one.name),
+            coloured(if one.present { &one.state } else { "away" }, colour, style),
+            Cell::new(format!("{}/{}", one.confirmed, plan.needed)),
+            Cell::new(bar),
+        ]);
+    }
+    text.push_str(&finish(&table));
     text
 }
 

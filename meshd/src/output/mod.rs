@@ -7,7 +7,7 @@ pub mod units;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-pub use keys::{keys, rotation};
+pub use keys::{keys, plan, rotation};
 pub use tables::{candidates, describe, peers, routes, status};
 
 /// How often `--watch` asks again.

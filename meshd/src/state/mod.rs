@@ -127,6 +127,8 @@ pub enum Kind {
     Records,
     /// The revocations known.
     Revocations,
+    /// Its plan, as an operator, that all replace their keys.
+    Plan,
     /// The number of the daemon's last start.
     Boot,
     /// The highest handshake timestamp that may have been used.
@@ -139,7 +141,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 13] = [
+    pub const ALL: [Kind; 14] = [
         Kind::Identity,
         Kind::Transport,
         Kind::Gate,
@@ -149,6 +151,7 @@ impl Kind {
         Kind::Certificate,
         Kind::Records,
         Kind::Revocations,
+        Kind::Plan,
         Kind::Boot,
         Kind::Floor,
         Kind::Pending,
@@ -167,6 +170,7 @@ impl Kind {
             Kind::Certificate => "certificate",
             Kind::Records => "records.cache",
             Kind::Revocations => "revocations",
+            Kind::Plan => "keys.plan",
             Kind::Boot => "boot.epoch",
             Kind::Floor => "timestamp.floor",
             Kind::Pending => "join.pending",
@@ -186,6 +190,7 @@ impl Kind {
             Kind::Certificate => "certificate",
             Kind::Records => "records",
             Kind::Revocations => "revocations",
+            Kind::Plan => "plan",
             Kind::Boot => "boot",
             Kind::Floor => "floor",
             Kind::Pending => "pending",
@@ -202,6 +207,7 @@ impl Kind {
             Kind::Authority | Kind::Recovery => "restore it from the copy made when the mesh was started",
             Kind::Records => "move it away: the other members send their records again",
             Kind::Revocations => "move it away: the other members send the revocations again",
+            Kind::Plan => "move it away, and make the plan again: meshd keys rotate --all",
             Kind::Boot | Kind::Floor => "move it away: the clock takes its place",
             Kind::Founding => "move it away: it only marks an `init` that was interrupted",
             Kind::Pending => "move it away and join again, if need be with a new invitation",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proto::certificate::Certificate;
 use proto::id::{BootEpoch, KeyEpochNumber, Name, TransportKey};
 use proto::key_epoch::KeyEpoch;
-use proto::record::Subnet;
+use proto::record::{KeyPlan, Subnet};
 use proto::signed::Signed;
 
 use crate::crypto::TransportSecret;
@@ -31,6 +31,8 @@ pub struct NodeConfig {
     pub trust: TrustChain,
     /// What [`super::Node::export_revocations`] gave last: revocations, and the certificates of who made them.
     pub revocations: Vec<Vec<u8>>,
+    /// What [`super::Node::set_plan`] announced last.
+    pub plan: Option<KeyPlan>,
     /// This start of the daemon; greater than at every start before.
     pub boot: BootEpoch,
     /// No handshake timestamp up to this one may be used, in microseconds since the Unix epoch: the greatest that

@@ -422,7 +422,8 @@ impl Node {
     pub(super) fn author_record(&mut self, now: Now) {
         let (candidates, subnets, links) =
             (self.own_candidates(), self.own_subnets(now.wall), self.own_links(now));
-        let confirms = self.own_confirms(now.mono, candidates.len() + subnets.len() + links.len());
+        let left_out = self.plan.as_ref().map_or(0, |plan| plan.without.len());
+        let confirms = self.own_confirms(now.mono, candidates.len() + subnets.len() + links.len() + left_out);
         let content = Record {
             mesh: self.membership.mesh(),
             member: self.me.member,
@@ -438,6 +439,7 @@ impl Node {
             links,
             floor: Some(self.keys.floor()),
             confirms,
+            plan: self.plan.clone(),
         };
         let identity = &self.me.identity;
         let made = self.lsdb.author(now, content, |record| identity.sign_record(record));

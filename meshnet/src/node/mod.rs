@@ -15,6 +15,7 @@
 //! | `links` | which members to stay connected with, and which paths lead to a peer |
 //! | `mtu` | how long packets to a peer may be |
 //! | `join` | passing join datagrams between joiner and inviter |
+//! | [`plan`] | replacing the transport keys of the whole mesh |
 //! | [`rotation`] | replacing this node's transport key |
 //! | `publish` | routes, and the data plane's snapshot |
 //! | `resend` | which peers get once more what their relay lost |
@@ -30,6 +31,7 @@ mod join;
 mod links;
 mod mtu;
 mod peer;
+pub mod plan;
 mod publish;
 mod resend;
 pub mod rotation;
@@ -45,15 +47,18 @@ use std::time::Duration;
 use ipnet::IpNet;
 use proto::id::{BootEpoch, MemberId, Name, RelayLabel, Serial};
 use proto::key_epoch::Capabilities;
+use proto::record::KeyPlan;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 pub use config::{KeyRing, NodeConfig, NodeError, OwnEpoch, Settings, Socket};
 pub use event::{Event, Inbound, JoinOrigin, Route, Transmit};
+pub use plan::PlanError;
 pub use rotation::{Phase, RotateError};
 pub use trust::{RevokeError, import_revocations};
 pub use view::{
-    CurrentPath, EpochUse, EpochView, KeysView, NodeView, PeerKeys, PeerState, PeerView, RouteView, Warning,
+    CurrentPath, EpochUse, EpochView, KeysView, NodeView, PeerKeys, PeerState, PeerView, PlanMember,
+    PlanState, PlanView, RouteView, Warning,
 };
 
 use crate::dataplane::icmp::Error;
@@ -112,6 +117,8 @@ pub struct Node {
     routing: Routing,
     gossip: gossip::Gossip,
     keys: rotation::OwnKeys,
+    /// Its own plan, as an operator.
+    plan: Option<KeyPlan>,
     dirty: Dirty,
     resend: resend::Requests,
     chores_at: Mono,
@@ -273,6 +280,7 @@ impl Node {
             gossip: gossip::Gossip::default(),
             resend: resend::Requests::default(),
             keys,
+            plan: config.plan,
             dirty: Dirty { record: true, snapshot: true, ..Dirty::default() },
             chores_at: now.mono,
             reserved_us: config.timestamp_floor_us,

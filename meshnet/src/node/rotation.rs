@@ -111,6 +111,8 @@ pub(super) struct OwnKeys {
     until: Mono,
     look_at: Mono,
     nudge_at: Mono,
+    /// When to look whether a plan asks for something.
+    plan_at: Option<Mono>,
     /// What is being written, and is in force as soon as it is on disk.
     planned: Option<KeyRing>,
     /// Of the last [`Event::SaveKeys`].
@@ -136,6 +138,7 @@ impl OwnKeys {
             until: now + patience,
             look_at: now + LOOK_EVERY,
             nudge_at: now + NUDGE_EVERY,
+            plan_at: Some(now),
             planned: None,
             generation: 0,
             confirmed: BTreeMap::new(),
@@ -158,7 +161,8 @@ impl OwnKeys {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Mono> {
-        (!matches!(self.phase, Phase::Steady | Phase::Saving | Phase::Erasing)).then_some(self.look_at)
+        let look = !matches!(self.phase, Phase::Steady | Phase::Saving | Phase::Erasing);
+        [look.then_some(self.look_at), self.plan_at].into_iter().flatten().min()
     }
 
     /// For the handshaker.
@@ -169,6 +173,20 @@ impl OwnKeys {
     fn enter(&mut self, now: Mono, phase: Phase, patience: Duration) {
         (self.phase, self.since, self.until, self.look_at) = (phase, now, now + patience, now);
         self.nudge_at = now + NUDGE_EVERY;
+        self.plan_at = Some(now);
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// When the newest key was made, in seconds since the Unix epoch.
+    pub(super) fn announced_created_s(&self) -> u64 {
+        self.ring.newest().signed.body().created_s
+    }
+
+    pub(super) fn look_at_plan(&mut self, now: Mono) {
+        self.plan_at = Some(now);
     }
 }
 
@@ -226,7 +244,8 @@ impl Node {
             member: self.me.member,
             number,
             key: secret.public(),
-            created_s: now.wall.seconds(),
+            // Not before a plan that it follows, whosever clock is right.
+            created_s: now.wall.seconds().max(self.plan_in_force(now).map_or(0, |(_, plan)| plan.created_s)),
             // What was declared was decided at the start, by CPU, build, and configuration.
             capabilities: keys.in_use().signed.body().capabilities,
         })?;
@@ -321,8 +340,13 @@ impl Node {
         if self.keys.poll_timeout().is_none_or(|at| at > now.mono) {
             return;
         }
+        if self.keys.plan_at.take().is_some() {
+            self.follow_plan(now);
+        }
         self.keys.look_at = now.mono + LOOK_EVERY;
-        let over = now.mono >= self.keys.until;
+        // A plan has all the patience.
+        let planned = self.keys.phase == Phase::Announced && self.plan_waits_for(now).is_some();
+        let over = now.mono >= self.keys.until && !planned;
         let newest = self.keys.announced();
         match self.keys.phase {
             Phase::Announced if over || self.unconfirmed(now).is_empty() => self.switch_over(now),
@@ -384,8 +408,12 @@ impl Node {
         self.dirty.record = true;
     }
 
-    /// Members that can be reached and have not confirmed the newest epoch.
+    /// Members that are waited for before the newest epoch is used: all of a plan that have not confirmed it, or those that
+    /// can be reached.
     fn unconfirmed(&self, now: Now) -> Vec<MemberId> {
+        if let Some(waiting) = self.plan_waits_for(now) {
+            return waiting;
+        }
         let newest = self.keys.announced();
         let others = self.membership.iter().map(|(member, _)| member);
         others
@@ -404,7 +432,7 @@ impl Node {
     }
 
     /// The newest own epoch that a member is known to know: it has said so, or used it.
-    fn confirmed_by(&self, member: MemberId) -> Option<KeyEpochNumber> {
+    pub(super) fn confirmed_by(&self, member: MemberId) -> Option<KeyEpochNumber> {
         let used =
             self.peers.get(&member).and_then(|peer| peer.session.keypairs().map(|k| k.local_epoch).max());
         self.keys.confirmed.get(&member).copied().max(used)
@@ -429,6 +457,7 @@ impl Node {
         if origin == me {
             return;
         }
+        self.keys.look_at_plan(now.mono);
         if let Some(number) = confirms {
             let known = self.keys.confirmed.entry(origin).or_default();
             *known = number.max(*known);
@@ -477,6 +506,7 @@ impl Node {
 
     /// Rotates when the key in use is as old as the settings say.
     pub(super) fn rotate_if_due(&mut self, now: Now) {
+        self.follow_plan(now);
         if self.keys.phase == Phase::Steady
             && self.next_rotation_s().is_some_and(|at| at <= now.wall.seconds())
         {

@@ -151,6 +151,7 @@ impl World {
             issuer: None,
             trust: self.trust.clone(),
             revocations: Vec::new(),
+            plan: None,
             boot: BootEpoch(host.boots),
             timestamp_floor_us: host.floor,
             cache: host.cache.clone(),

@@ -186,6 +186,51 @@ pub struct PeerKeys {
     pub created_s: Option<u64>,
 }
 
+/// How far a plan is that all replace their keys.
+#[derive(Clone, Debug)]
+pub struct PlanView {
+    /// The operator who made it.
+    pub origin: MemberId,
+    /// When it was made, in seconds since the Unix epoch.
+    pub created_s: u64,
+    /// Nobody is left to wait for.
+    pub done: bool,
+    /// Confirmations that each new key needs.
+    pub needed: usize,
+    /// Every member, by name.
+    pub members: Vec<PlanMember>,
+}
+
+/// What a plan says of one member, and how far that is.
+#[derive(Clone, Debug)]
+pub struct PlanMember {
+    /// Its member id.
+    pub member: MemberId,
+    /// Its name.
+    pub name: Name,
+    /// Whether it takes part in the mesh now.
+    pub present: bool,
+    /// How far it is.
+    pub state: PlanState,
+    /// Members that have confirmed its new key.
+    pub confirmed: usize,
+    /// Others wait for its confirmation.
+    pub owes: bool,
+}
+
+/// How far a member is with a plan.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PlanState {
+    /// It has not begun.
+    Waiting,
+    /// Its new key is announced.
+    Prepared,
+    /// The new key is in use, and the old one gone.
+    Done,
+    /// The plan goes on without it.
+    LeftOut,
+}
+
 /// Something that an operator should look at.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Warning {

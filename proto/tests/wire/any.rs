@@ -17,7 +17,7 @@ use proto::id::{
 use proto::invitation::{Host, HostPort, Invitation, MAX_ENDPOINTS};
 use proto::key_epoch::{Capabilities, KeyEpoch};
 use proto::lane::Role;
-use proto::record::{KeyFloor, Link, Record, Subnet};
+use proto::record::{KeyFloor, KeyPlan, Link, Record, Subnet};
 use proto::revocation::{Revocation, RevocationTarget};
 use proto::signed::{Body, Signed};
 use proto::{data, relay};
@@ -231,14 +231,16 @@ pub(crate) fn record() -> impl Strategy<Value = Record> {
         cut: KeyEpochNumber(cut),
     });
     let confirm = (member(), any::<u32>()).prop_map(|(member, number)| (member, KeyEpochNumber(number)));
-    let keys = (prop::option::of(floor), vec(confirm, 0..=40));
+    let plan = (any::<u64>(), any::<bool>(), any::<u16>(), vec(member(), 0..=20))
+        .prop_map(|(created_s, aborted, wave, without)| KeyPlan { created_s, aborted, wave, without });
+    let keys = (prop::option::of(floor), vec(confirm, 0..=40), prop::option::of(plan));
     (mesh(), member(), version, content, keys).prop_map(
         |(
             mesh,
             member,
             (boot, seq, created_s, certificate, key_epoch),
             (candidates, subnets, datacenter, relays, links),
-            (floor, confirms),
+            (floor, confirms, plan),
         )| Record {
             mesh,
             member,
@@ -254,6 +256,7 @@ pub(crate) fn record() -> impl Strategy<Value = Record> {
             links,
             floor,
             confirms,
+            plan,
         },
     )
 }

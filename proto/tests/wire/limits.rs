@@ -15,7 +15,7 @@ use proto::id::{BootEpoch, IdentityKey, InvitationId, KeyEpochNumber, MemberId, 
 use proto::invitation::{Host, HostPort, Invitation, InvitationError, MAX_ENDPOINTS, MAX_URL_LEN};
 use proto::join::{JOIN_MAX_LEN, Join, MAX_PIECE_LEN, Piece, Stage};
 use proto::key_epoch::Capabilities;
-use proto::record::{Link, MAX_CONFIRMS, MAX_LINKS, MAX_SUBNETS, Record, Subnet};
+use proto::record::{KeyPlan, Link, MAX_CONFIRMS, MAX_LINKS, MAX_SUBNETS, MAX_WITHOUT, Record, Subnet};
 use proto::signed::{Body, OBJECT_MAX_LEN, OBJECT_VERSION, Signed};
 use proto::stale::{STALE_KEY_MAX_LEN, StaleKey};
 use proto::{data, relay};
@@ -80,6 +80,12 @@ fn record_lists_are_limited() {
         confirms: (0..count).map(|at| (MemberId([at as u8; 16]), KeyEpochNumber(1))).collect(),
         ..sample::record_minimal()
     };
+    let planning = |count: usize| Record {
+        plan: Some(KeyPlan { created_s: 1, aborted: true, wave: 1, without: vec![MEMBER; count] }),
+        ..sample::record_minimal()
+    };
+    accepts(&planning(MAX_WITHOUT));
+    refuses(&planning(MAX_WITHOUT + 1), Error::TooLong("without"));
     accepts(&confirming(MAX_CONFIRMS));
     refuses(&confirming(MAX_CONFIRMS + 1), Error::TooLong("confirms"));
     refuses_to_sign(&with(0, 100_000), Error::TooLong("links"));

@@ -8,7 +8,7 @@ use proto::id::{
 };
 use proto::invitation::{Host, HostPort, Invitation};
 use proto::key_epoch::{Capabilities, KeyEpoch};
-use proto::record::{KeyFloor, Link, Record, Subnet};
+use proto::record::{KeyFloor, KeyPlan, Link, Record, Subnet};
 use proto::revocation::{Revocation, RevocationTarget};
 use proto::signed::{Body, Signed};
 
@@ -121,6 +121,7 @@ pub(crate) fn record() -> Record {
         links: vec![Link { member: PEER, cost_us: 1500 }, Link { member: RELAY, cost_us: 32_000 }],
         floor: None,
         confirms: Vec::new(),
+        plan: None,
     }
 }
 
@@ -129,6 +130,7 @@ pub(crate) fn record_keys() -> Record {
     Record {
         floor: Some(KeyFloor { accepted: KeyEpochNumber(2), cut: KeyEpochNumber(1) }),
         confirms: vec![(PEER, KeyEpochNumber(5)), (RELAY, KeyEpochNumber(9))],
+        plan: Some(KeyPlan { created_s: CREATED_S, aborted: false, wave: 16, without: vec![PEER] }),
         ..record_minimal()
     }
 }

@@ -129,6 +129,7 @@ impl World {
             revocations: Vec::new(),
             certificate,
             trust: self.trust.clone(),
+            plan: None,
             key_writes: 0,
             boot: 0,
             timestamp_floor_us: 0,

@@ -14,6 +14,7 @@ use meshnet::time::{Mono, Now, UnixMs};
 use proto::data::TrailerFlags;
 use proto::id::{BootEpoch, MemberId};
 use proto::lane::Lane;
+use proto::record::KeyPlan;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -40,6 +41,8 @@ pub struct Disk {
     pub certificate: VerifiedCertificate,
     /// The trust bundles.
     pub trust: TrustChain,
+    /// Its own plan, as an operator.
+    pub plan: Option<KeyPlan>,
     /// Writes of the keys so far.
     pub key_writes: u64,
     /// Starts so far.
@@ -147,6 +150,7 @@ impl Machine {
             issuer: None,
             trust: disk.trust.clone(),
             revocations: disk.revocations.clone(),
+            plan: disk.plan.clone(),
             boot: BootEpoch(disk.boot),
             timestamp_floor_us: disk.timestamp_floor_us,
             cache: disk.cache.clone(),

@@ -35,6 +35,7 @@ fn content(links: &[(u8, u32)]) -> Record {
         links: links.iter().map(|(n, cost_us)| Link { member: member(*n), cost_us: *cost_us }).collect(),
         floor: None,
         confirms: Vec::new(),
+        plan: None,
     }
 }
 

@@ -1,0 +1,235 @@
+//! Replacing the transport keys of the whole mesh, by the plan of an operator.
+//!
+//! The plan is in the operator's own record, signed and carried like all it says. Each member follows it by a rotation of
+//! its own key, with two differences from one that it began itself:
+//!
+//! | | what a member does | where others see it |
+//! |---|---|---|
+//! | prepare | makes and announces its new key when all members of earlier waves are done | newest epoch younger than the plan, above its floor |
+//! | confirm | waits for *every* member, also those that are away, but for those that the plan leaves out | confirmations in the members' records |
+//! | commit | makes handshakes with the new key | |
+//! | finalize | refuses and erases the old key | floor is the newest epoch |
+//!
+//! No member commits before all have confirmed, so at no time is there a pair that cannot make a handshake. Whoever comes
+//! back later finds the plan in the records and follows it then. A plan that is called off binds nobody any more: who has
+//! not prepared does not, and who has goes on as with a rotation of its own.
+
+use proto::certificate::Roles;
+use proto::id::{KeyEpochNumber, MemberId};
+use proto::record::{KeyPlan, MAX_WITHOUT};
+
+use super::view::{PlanMember, PlanState, PlanView};
+use super::{Node, Phase};
+use crate::membership::CLOCK_TOLERANCE_S;
+use crate::time::Now;
+
+/// Members that replace their keys at a time: half of what fits into a record as confirmations.
+pub const WAVE: u16 = 32;
+
+/// Why there cannot be a plan.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PlanError {
+    /// This node's certificate lacks the role.
+    #[error("this node's certificate does not have the operator role")]
+    NotOperator,
+    /// Another operator's plan is under way.
+    #[error("a plan of {0} is under way: follow that one, or call it off")]
+    UnderWay(MemberId),
+    /// More members are left out than a record can name.
+    #[error("a plan goes on without {MAX_WITHOUT} members at most: revoke those that do not come back")]
+    TooMany,
+}
+
+impl Node {
+    /// Makes a plan that everybody but `without` replaces the transport key; or, where one of this node's is under way,
+    /// the same without those too. It has to be on disk before [`Node::set_plan`] announces it.
+    ///
+    /// # Errors
+    /// [`PlanError`].
+    pub fn make_plan(&self, now: Now, without: &[MemberId]) -> Result<KeyPlan, PlanError> {
+        self.check_operator()?;
+        let me = self.me.member;
+        let mut plan =
+            KeyPlan { created_s: now.wall.seconds(), aborted: false, wave: WAVE, without: Vec::new() };
+        match self.plan_in_force(now) {
+            Some((origin, _)) if origin != me && !self.plan_is_done(now) => {
+                return Err(PlanError::UnderWay(origin));
+            }
+            Some((origin, own)) if origin == me && !self.plan_is_done(now) => plan = own.clone(),
+            // Later than the last, so that it counts.
+            Some((_, last)) => plan.created_s = plan.created_s.max(last.created_s.saturating_add(1)),
+            None => {}
+        }
+        plan.without.extend(without.iter().copied().filter(|member| *member != me));
+        plan.without.sort_unstable();
+        plan.without.dedup();
+        if plan.without.len() > MAX_WITHOUT { Err(PlanError::TooMany) } else { Ok(plan) }
+    }
+
+    /// Makes the plan that calls off the one under way, whosever it is; `None` when there is none. As
+    /// [`Node::make_plan`].
+    ///
+    /// # Errors
+    /// [`PlanError::NotOperator`].
+    pub fn make_abort(&self, now: Now) -> Result<Option<KeyPlan>, PlanError> {
+        self.check_operator()?;
+        let me = self.me.member;
+        Ok(self.plan_in_force(now).filter(|_| !self.plan_is_done(now)).map(|(origin, plan)| {
+            // Another's is overtaken by a newer one.
+            let later = u64::from(origin != me);
+            KeyPlan { aborted: true, created_s: plan.created_s + later, ..plan.clone() }
+        }))
+    }
+
+    /// Announces a plan, which is on disk.
+    pub fn set_plan(&mut self, now: Now, plan: KeyPlan) {
+        self.plan = Some(plan);
+        self.dirty.record = true;
+        self.keys.look_at_plan(now.mono);
+        self.settle(now);
+    }
+
+    fn check_operator(&self) -> Result<(), PlanError> {
+        let own = self.membership.get(self.me.member);
+        let may = own.is_some_and(|own| own.certificate().body().roles.contains(Roles::OPERATOR));
+        if may { Ok(()) } else { Err(PlanError::NotOperator) }
+    }
+
+    /// The newest plan of an operator, and whose it is, unless that was called off.
+    pub(super) fn plan_in_force(&self, now: Now) -> Option<(MemberId, &KeyPlan)> {
+        let operators = self.membership.iter().filter(|(member, known)| {
+            known.certificate().body().roles.contains(Roles::OPERATOR)
+                && self.membership.is_honoured(now.wall, *member)
+        });
+        let plans = operators.filter_map(|(member, _)| match member == self.me.member {
+            true => self.plan.as_ref().map(|plan| (member, plan)),
+            false => self.lsdb.get(member)?.record().plan.as_ref().map(|plan| (member, plan)),
+        });
+        // A clock far ahead must not keep later plans out.
+        let latest_s = now.wall.seconds().saturating_add(CLOCK_TOLERANCE_S);
+        let newest = plans
+            .filter(|(_, plan)| plan.created_s <= latest_s)
+            .max_by_key(|(origin, plan)| (plan.created_s, *origin));
+        newest.filter(|(_, plan)| !plan.aborted)
+    }
+
+    /// Begins to replace the own key where a plan asks for it.
+    pub(super) fn follow_plan(&mut self, now: Now) {
+        let Some((_, plan)) = self.plan_in_force(now) else { return };
+        let own = self.keys.in_use().signed.body().created_s.max(self.keys.announced_created_s());
+        let idle = matches!(self.keys.phase(), Phase::Steady | Phase::Draining);
+        if !idle || own >= plan.created_s || plan.without.contains(&self.me.member) {
+            return;
+        }
+        let members = self.plan_members(now, plan);
+        let rank = members.iter().position(|member| *member == self.me.member).unwrap_or(0);
+        let first = rank - rank % usize::from(plan.wave.max(1));
+        if members[..first].iter().all(|member| self.has_replaced(*member, plan)) {
+            // Nothing is under way, so it can begin.
+            let _ = self.begin_rotation(now, false);
+        }
+    }
+
+    /// Whom the announced own key waits for because of a plan: everybody in it who has not confirmed. `None` without one.
+    pub(super) fn plan_waits_for(&self, now: Now) -> Option<Vec<MemberId>> {
+        let (_, plan) = self.plan_in_force(now)?;
+        if self.keys.announced_created_s() < plan.created_s || plan.without.contains(&self.me.member) {
+            return None;
+        }
+        let newest = self.keys.announced();
+        let others = self.plan_members(now, plan).into_iter().filter(|member| *member != self.me.member);
+        Some(others.filter(|member| !self.has_confirmed(*member, self.me.member, newest)).collect())
+    }
+
+    fn plan_members(&self, now: Now, plan: &KeyPlan) -> Vec<MemberId> {
+        let members = self.membership.iter().map(|(member, _)| member);
+        let honoured = members.filter(|member| self.membership.is_honoured(now.wall, *member));
+        honoured.filter(|member| !plan.without.contains(member)).collect()
+    }
+
+    fn plan_is_done(&self, now: Now) -> bool {
+        self.plan_in_force(now).is_none_or(|(_, plan)| {
+            self.plan_members(now, plan).iter().all(|member| self.has_replaced(*member, plan))
+        })
+    }
+
+    /// The newest epoch of a member, if it was made after the plan.
+    fn prepared(&self, member: MemberId, plan: &KeyPlan) -> Option<KeyEpochNumber> {
+        let newest = self.membership.get(member)?.epochs().newest()?.body();
+        (newest.created_s >= plan.created_s).then_some(newest.number)
+    }
+
+    /// Whether a member has made its key anew since the plan, and refuses the one before.
+    fn has_replaced(&self, member: MemberId, plan: &KeyPlan) -> bool {
+        let Some(newest) = self.prepared(member, plan) else { return false };
+        if member == self.me.member {
+            return self.keys.floor().accepted >= newest;
+        }
+        let record = self.lsdb.get(member).map(|entry| entry.record());
+        record.and_then(|record| record.floor).is_some_and(|floor| floor.accepted >= newest)
+    }
+
+    /// Whether `member` knows epoch `number` of `of`, as far as can be told from here.
+    fn has_confirmed(&self, member: MemberId, of: MemberId, number: KeyEpochNumber) -> bool {
+        if of == self.me.member && self.confirmed_by(member).is_some_and(|known| known >= number) {
+            return true;
+        }
+        if member == of || member == self.me.member {
+            return true;
+        }
+        let record = self.lsdb.get(member).map(|entry| entry.record());
+        record.is_some_and(|record| record.confirms.iter().any(|(who, known)| *who == of && *known >= number))
+    }
+
+    /// How far the plan in force is; `None` without one.
+    pub fn plan_view(&self, now: Now) -> Option<PlanView> {
+        let (origin, plan) = self.plan_in_force(now)?;
+        let members = self.plan_members(now, plan);
+        let under_way: Vec<(MemberId, KeyEpochNumber)> = members
+            .iter()
+            .filter(|member| !self.has_replaced(**member, plan))
+            .filter_map(|member| Some((*member, self.prepared(*member, plan)?)))
+            .collect();
+        let everybody =
+            self.membership.iter().filter(|(member, _)| self.membership.is_honoured(now.wall, *member));
+        let mut views: Vec<PlanMember> = everybody
+            .map(|(member, known)| {
+                let number = self.prepared(member, plan);
+                let state = match number {
+                    _ if plan.without.contains(&member) => PlanState::LeftOut,
+                    None => PlanState::Waiting,
+                    Some(_) if self.has_replaced(member, plan) => PlanState::Done,
+                    Some(_) => PlanState::Prepared,
+                };
+                let confirmed = |number| {
+                    let others = members.iter().filter(|other| **other != member);
+                    others.filter(|other| self.has_confirmed(**other, member, number)).count()
+                };
+                PlanMember {
+                    member,
+                    name: known.name().clone(),
+                    present: member == self.me.member || self.is_present(now, member),
+                    state,
+                    confirmed: match (state, number) {
+                        (PlanState::Prepared, Some(number)) => confirmed(number),
+                        (PlanState::Done, _) => members.len() - 1,
+                        _ => 0,
+                    },
+                    owes: members.contains(&member)
+                        && under_way
+                            .iter()
+                            .any(|(other, number)| !self.has_confirmed(member, *other, *number)),
+                }
+            })
+            .collect();
+        views.sort_by(|a, b| a.name.cmp(&b.name));
+        let done = views.iter().all(|one| matches!(one.state, PlanState::Done | PlanState::LeftOut));
+        Some(PlanView {
+            origin,
+            created_s: plan.created_s,
+            done,
+            needed: members.len().saturating_sub(1),
+            members: views,
+        })
+    }
+}
