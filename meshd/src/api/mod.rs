@@ -10,6 +10,8 @@ pub mod keys;
 pub mod server;
 pub mod view;
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 pub use view::{Peer, Route, Status, Why};
@@ -57,6 +59,11 @@ pub enum Request {
         peer: String,
         /// How long to wait for the answer.
         timeout_ms: u32,
+    },
+    /// Who has an overlay address.
+    Identify {
+        /// The address.
+        address: IpAddr,
     },
     /// What an invitation needs to know about this node.
     Reachability,
@@ -111,6 +118,7 @@ impl Request {
         match self {
             Request::Status
             | Request::Routes
+            | Request::Identify { .. }
             | Request::Why { .. }
             | Request::Ping { .. }
             | Request::Keys
@@ -141,6 +149,8 @@ pub enum Answer {
     Why(Box<Why>),
     /// To [`Request::Ping`].
     Pong(Pong),
+    /// To [`Request::Identify`].
+    Identity(Identity),
     /// To [`Request::Reachability`].
     Reachability {
         /// `host:port`, the best first.
@@ -174,6 +184,19 @@ pub enum Answer {
     },
     /// The request could not be met.
     Error(Refusal),
+}
+
+/// A member whose certificate is honoured.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Identity {
+    /// Its name.
+    pub name: String,
+    /// Its member id, 32 hexadecimal digits.
+    pub member_id: String,
+    /// Its identity key, 64 hexadecimal digits.
+    pub key: String,
+    /// Its roles, by name.
+    pub roles: Vec<String>,
 }
 
 /// One answered ping.

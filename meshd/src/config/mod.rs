@@ -94,6 +94,8 @@ pub struct Config {
     pub route_table: Option<u32>,
     /// Seconds between replacements of the transport key; never if `None`.
     pub rotate_every: Option<u64>,
+    /// Path of the container engine's socket; without one, no agent runs on this node.
+    pub engine: Option<PathBuf>,
     /// Log level.
     pub log: Level,
 }
@@ -199,6 +201,7 @@ impl Default for Config {
             fwmark: DEFAULT_FWMARK,
             route_table: None,
             rotate_every: Some(DEFAULT_ROTATE_EVERY_S),
+            engine: None,
             log: Level::Info,
         }
     }
@@ -256,6 +259,7 @@ impl Config {
         check(self.listen == new.listen, "listen");
         check(self.fwmark == new.fwmark, "fwmark");
         check(self.route_table == new.route_table, "route_table");
+        check(self.engine == new.engine, "engine");
         keys
     }
 }
@@ -459,6 +463,15 @@ fn resolve(raw: Raw, findings: &mut Findings<'_>) -> Config {
     }
     config.relay = raw.relay.is_some_and(Spanned::into_inner);
     config.subnets = resolve_subnets(raw.subnets.unwrap_or_default(), findings);
+    if let Some(engine) = raw.engine {
+        let path = engine.get_ref().strip_prefix("unix://").unwrap_or(engine.get_ref());
+        if path.starts_with('/') {
+            config.engine = Some(path.into());
+        } else {
+            let message = format!("`{}` is no local socket", engine.get_ref());
+            findings.add(engine.span(), message, example("engine"));
+        }
+    }
     if let Some(log) = raw.log {
         match Level::ALL.iter().find(|(_, name)| name == log.get_ref()) {
             Some((level, _)) => config.log = *level,

@@ -37,6 +37,8 @@ pub struct Raw {
     pub route_table: Option<Spanned<i64>>,
     /// How often the transport key is replaced.
     pub rotate_every: Option<Spanned<String>>,
+    /// Socket of the container engine that `meshd stack` may use here.
+    pub engine: Option<Spanned<String>>,
     /// Log level.
     pub log: Option<Spanned<String>>,
 }
@@ -79,5 +81,6 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("fwmark", "fwmark = 0x6d65"),
     ("route_table", "route_table = 254"),
     ("rotate_every", r#"rotate_every = "7d""#),
+    ("engine", r#"engine = "unix:///var/run/docker.sock""#),
     ("log", r#"log = "info""#),
 ];

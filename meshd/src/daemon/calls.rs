@@ -16,7 +16,7 @@ use super::service::Service;
 use super::{network, show, trust};
 use crate::api::server::{Call, refuse};
 use crate::api::view::Path;
-use crate::api::{Answer, Pong, Request};
+use crate::api::{Answer, Identity, Pong, Request};
 use crate::exit;
 
 /// Most pings that wait for their answers.
@@ -40,6 +40,7 @@ impl Service {
             Request::Ping { peer, timeout_ms } => {
                 return self.ping(now, &peer, Duration::from_millis(timeout_ms.into()), call.reply);
             }
+            Request::Identify { address } => identify(node, now, address),
             Request::Reachability => Answer::Reachability { endpoints: reachability(node) },
             Request::Keys => Answer::Keys(Box::new(trust::keys(node, now))),
             Request::RotateKeys { stolen } => self.rotate_keys(now, stolen),
@@ -149,6 +150,20 @@ pub(super) fn find(node: &Node, now: Now, text: &str) -> Option<MemberId> {
     let by_address = || node.member_at(now, &text.parse::<IpAddr>().ok()?);
     let by_id = || text.parse::<MemberId>().ok().filter(|member| node.membership().get(*member).is_some());
     by_name.or_else(by_address).or_else(by_id)
+}
+
+/// The member whose certificate has this address.
+fn identify(node: &Node, now: Now, address: IpAddr) -> Answer {
+    let member = node.member_at(now, &address).and_then(|member| node.membership().get(member));
+    match member.map(|member| member.certificate().body()) {
+        Some(certificate) => Answer::Identity(Identity {
+            name: certificate.name.to_string(),
+            member_id: certificate.member.to_string(),
+            key: crate::stack::definition::hex(&certificate.identity.0),
+            roles: certificate.roles.names().map(str::to_owned).collect(),
+        }),
+        None => unknown(&address.to_string()),
+    }
 }
 
 fn unknown(peer: &str) -> Answer {

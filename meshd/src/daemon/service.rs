@@ -326,6 +326,7 @@ impl Service {
             listen: parts.config.listen.clone(),
             fwmark: parts.config.fwmark,
             route_table: parts.config.route_table,
+            engine: parts.config.engine.clone(),
             ..new
         };
         parts.resolver.set(parts.config.endpoints.clone());

@@ -31,6 +31,7 @@ use crate::api::server;
 use crate::config::{Config, LanesWish};
 use crate::join::server::Server as JoinServer;
 use crate::log;
+use crate::stack::agent::server as agent;
 use crate::state::files::TransportKeys;
 use crate::state::invitations::Register;
 use crate::state::{self, Home, Kind, StateDir};
@@ -153,6 +154,9 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
     let listener = server::bind(&socket_path)
         .map_err(|source| Error::ControlSocket { path: socket_path.clone(), source })?;
     let (calls_tx, calls) = mpsc::channel(MAX_CALLS);
+    if let Some(engine) = &config.engine {
+        start_agent(engine, &home, calls_tx.clone()).context("cannot start the agent of `meshd stack`")?;
+    }
     tokio::spawn(server::serve(listener, calls_tx));
     let snapshot = Arc::new(ArcSwap::default());
     let (reports_tx, reports) = mpsc::channel(CHANNEL_LEN);
@@ -193,6 +197,24 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
 fn load_plan(state: &StateDir) -> Result<Option<KeyPlan>, state::Error> {
     let Some(payload) = state.read(Kind::Plan)? else { return Ok(None) };
     KeyPlan::parse(&payload).map(Some).map_err(|_| state.nonsense(Kind::Plan))
+}
+
+/// Where the files of a stack's containers are; in memory on every usual system.
+const CONTAINER_FILES: &str = "/run/meshd-stack";
+
+fn start_agent(engine: &Path, home: &Home, calls: mpsc::Sender<server::Call>) -> std::io::Result<()> {
+    let certificate = home.certificate.body();
+    let options = agent::Options {
+        engine: engine.to_owned(),
+        node: certificate.name.to_string(),
+        member: certificate.member,
+        addresses: home.certificate.addresses().collect(),
+        directory: home.state.path().join("stack"),
+        files: Path::new(CONTAINER_FILES).join(certificate.name.as_str()),
+        identity: home.identity.to_bytes(),
+        calls,
+    };
+    agent::start(options)
 }
 
 /// A damaged cache is no reason not to start: the other members have its content. It is kept for whoever wonders.

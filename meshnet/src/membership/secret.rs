@@ -13,6 +13,8 @@ use super::root_key_id;
 
 /// What the identity's signature over a join handshake begins with, so that it can be nothing else.
 const JOIN_DOMAIN: &[u8] = b"meshnet join\0";
+/// What the identity's signature over a request to another node's agent begins with.
+const REQUEST_DOMAIN: &[u8] = b"meshnet request\0";
 
 /// A root key of the mesh: signs certificates, revocations, and trust bundles. May be kept offline.
 ///
@@ -118,6 +120,11 @@ impl IdentitySecret {
         self.0.sign(&[JOIN_DOMAIN, handshake_hash].concat()).to_bytes()
     }
 
+    /// Proves to another node who asks it: a signature over what that node gave to be signed.
+    pub fn sign_request(&self, message: &[u8]) -> [u8; 64] {
+        self.0.sign(&[REQUEST_DOMAIN, message].concat()).to_bytes()
+    }
+
     /// Signs an object whose issuer is this node.
     pub(super) fn sign<T: Body>(&self, body: T) -> Result<Signed<T>, proto::Error> {
         Signed::sign_with(body, |message| self.0.sign(message).to_bytes())
@@ -134,6 +141,18 @@ pub fn verify_join(
     signature: &[u8; 64],
 ) -> Result<(), BadSignature> {
     verify(identity, &[JOIN_DOMAIN, handshake_hash].concat(), signature)
+}
+
+/// Checks the proof made by [`IdentitySecret::sign_request`].
+///
+/// # Errors
+/// [`BadSignature`] where `identity` did not make it.
+pub fn verify_request(
+    identity: &IdentityKey,
+    message: &[u8],
+    signature: &[u8; 64],
+) -> Result<(), BadSignature> {
+    verify(identity, &[REQUEST_DOMAIN, message].concat(), signature)
 }
 
 /// A signature that the key did not make.

@@ -35,7 +35,7 @@ pub struct Component {
     pub name: String,
     /// One line about it.
     pub description: String,
-    /// Who places it.
+    /// What it is there for.
     pub layer: Layer,
     /// How many of its replicas must live for it to work.
     pub kind: Kind,
@@ -92,13 +92,13 @@ pub struct Component {
     pub deadline_s: u32,
 }
 
-/// Who places a component.
+/// What a component is there for.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Layer {
-    /// meshd: what Marathon itself stands on, and what every node has.
+    /// The others stand on it, or every node has it.
     Base,
-    /// Marathon, where the stack has it; otherwise meshd.
+    /// It is what the stack is for.
     Service,
 }
 

@@ -69,8 +69,6 @@ pub struct Node {
 pub struct Placed {
     /// What it is.
     pub component: Component,
-    /// Who places it.
-    pub driver: Driver,
     /// The nodes that run it, in the order of the specification.
     pub nodes: Vec<String>,
     /// The image by architecture.
@@ -91,16 +89,6 @@ pub struct Placed {
     pub cpus_milli: u64,
     /// How long one replica may take to become ready, in seconds.
     pub deadline_s: u32,
-}
-
-/// Who places a component.
-#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[serde(rename_all = "lowercase")]
-pub enum Driver {
-    /// meshd's agents.
-    Direct,
-    /// Marathon.
-    Marathon,
 }
 
 /// Where a secret comes from.

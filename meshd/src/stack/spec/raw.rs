@@ -55,8 +55,6 @@ pub struct RawComponent {
     pub datacenters: Option<Vec<String>>,
     /// With "all": only nodes with these processors.
     pub architectures: Option<Vec<Arch>>,
-    /// Who places it: "direct" (meshd) or "marathon".
-    pub driver: Option<String>,
     /// The image, for all architectures or one each; with `@sha256:...` it is pinned to its content.
     pub image: Option<Image>,
     /// Settings of the component: `meshd stack components NAME` lists them.
@@ -114,7 +112,6 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("datacenters", r#"datacenters = ["ams", "fra"]"#),
     ("file", r#"file = "root.secret""#),
     ("generate", "generate = 32"),
-    ("driver", r#"driver = "direct""#),
     ("image", r#"image = { amd64 = "registry.example.org/zookeeper:3.9.5" }"#),
     ("settings", "settings = { heap_mb = 512 }"),
     ("ports", "ports = { client = 2182 }"),

@@ -6,10 +6,10 @@ use std::path::Path;
 use super::checks;
 use super::places::{self, Places, example, suggest};
 use super::raw::{Image, Placement, Raw, RawComponent};
-use super::{Driver, Member, NO_DATACENTER, Node, Placed, SecretSource, Stack};
+use super::{Member, NO_DATACENTER, Node, Placed, SecretSource, Stack};
 use crate::config::diagnose::Findings;
 use crate::config::{Invalid, Problem};
-use crate::stack::components::{Catalogue, Component, Layer, Value};
+use crate::stack::components::{Catalogue, Component, Value};
 use crate::stack::definition::Arch;
 
 /// Longest name of a stack.
@@ -71,10 +71,9 @@ impl Resolver<'_, '_> {
         if raw.components.len() > MAX_COMPONENTS {
             self.wrong(&["components"], format!("there are more than {MAX_COMPONENTS} components"), None);
         }
-        let has_marathon = raw.components.contains_key("marathon");
         let mut placed = Vec::new();
         for (name, component) in &raw.components {
-            placed.extend(self.component(raw, name, component, has_marathon));
+            placed.extend(self.component(raw, name, component));
         }
         checks::together(self, &placed);
         let secrets = self.secrets(path, raw, &placed);
@@ -143,13 +142,7 @@ impl Resolver<'_, '_> {
         })
     }
 
-    fn component(
-        &mut self,
-        raw: &Raw,
-        name: &str,
-        given: &RawComponent,
-        has_marathon: bool,
-    ) -> Option<Placed> {
+    fn component(&mut self, raw: &Raw, name: &str, given: &RawComponent) -> Option<Placed> {
         let at = ["components", name];
         let Some(component) = self.catalogue.get(name).cloned() else {
             let instead = suggest(name, "the components are", self.catalogue.names());
@@ -157,7 +150,6 @@ impl Resolver<'_, '_> {
             return None;
         };
         let nodes = self.nodes(raw, name, given, &component);
-        let driver = self.driver(name, given, &component, has_marathon);
         let images = self.images(name, given, &component);
         let settings = self.settings(name, given, &component);
         let ports = self.ports(name, given, &component);
@@ -197,7 +189,6 @@ impl Resolver<'_, '_> {
         }
         Some(Placed {
             component,
-            driver,
             nodes,
             images,
             ports,
@@ -257,42 +248,6 @@ impl Resolver<'_, '_> {
             self.wrong(&key, message, Some("write nodes = \"all\", or leave them out".into()));
         }
         nodes
-    }
-
-    fn driver(
-        &mut self,
-        name: &str,
-        given: &RawComponent,
-        component: &Component,
-        has_marathon: bool,
-    ) -> Driver {
-        let at = ["components", name, "driver"];
-        match given.driver.as_deref() {
-            None if component.layer == Layer::Service && has_marathon => Driver::Marathon,
-            None | Some("direct") => Driver::Direct,
-            Some("marathon") if component.layer == Layer::Base => {
-                let message = format!(
-                    "{name} cannot be placed by Marathon: Marathon stands on it, or it is everywhere"
-                );
-                self.wrong(&at, message, Some("leave `driver` out".into()));
-                Driver::Direct
-            }
-            Some("marathon") if !has_marathon => {
-                let message = "there is no Marathon in this stack".to_owned();
-                self.wrong(
-                    &at,
-                    message,
-                    Some("write driver = \"direct\", or add components.marathon".into()),
-                );
-                Driver::Direct
-            }
-            Some("marathon") => Driver::Marathon,
-            Some(other) => {
-                let instead = suggest(other, "the drivers are", ["direct", "marathon"]);
-                self.wrong(&at, format!("there is no driver `{other}`"), Some(instead));
-                Driver::Direct
-            }
-        }
     }
 
     fn images(&mut self, name: &str, given: &RawComponent, component: &Component) -> BTreeMap<Arch, String> {

@@ -75,8 +75,6 @@ fn unknown_words_get_their_nearest_neighbours_with_their_places() {
         error.contains("stack.toml:4:13: `memory_mb`: ") && error.ends_with("memory_mb = 1024"),
         "{error}"
     );
-    let error = refused(&with_zookeeper(&format!("{all}driver = \"marathom\"")), &three());
-    assert!(error.ends_with("did you mean `marathon`?"), "{error}");
 }
 
 #[test]
@@ -154,21 +152,6 @@ fn a_component_without_what_it_needs_is_refused() {
         error.ends_with("mesos-master cannot work without zookeeper; add components.zookeeper"),
         "{error}"
     );
-}
-
-#[test]
-fn services_are_marathons_where_there_is_one() {
-    let all = "nodes = [\"ams1\", \"fra1\", \"par1\"]";
-    let base = format!(
-        "name = \"s\"\n[components.zookeeper]\n{all}\n[components.mesos-master]\n{all}\n[components.marathon]\n{all}\n"
-    );
-    let stack = read(&format!("{base}[components.mariadb]\n{all}\n"), &three()).unwrap();
-    assert_eq!(stack.component("mariadb").unwrap().driver, Driver::Marathon);
-    assert_eq!(stack.component("marathon").unwrap().driver, Driver::Direct);
-    let stack = read(&format!("{base}[components.mariadb]\n{all}\ndriver = \"direct\"\n"), &three()).unwrap();
-    assert_eq!(stack.component("mariadb").unwrap().driver, Driver::Direct);
-    let alone = format!("name = \"s\"\n[components.mariadb]\n{all}\ndriver = \"marathon\"\n");
-    assert!(refused(&alone, &three()).contains("no Marathon in this stack"));
 }
 
 #[test]

@@ -1,0 +1,554 @@
+//! The node's own container engine, over its local socket.
+//!
+//! Facts about engines that are easy to get wrong: starting what runs is no error (304); a second container of a name is
+//! 409; missing credentials and a registry that is down are both 500; a platform that an image does not have is silently
+//! replaced by one that it has; a pull can end in an error and be whole. Measured with 20.10.24 (API 1.41).
+
+mod body;
+pub mod probe;
+
+pub(crate) use body::file_name;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::container::LogOutput;
+use bollard::errors::Error as DockerError;
+use bollard::exec::{CreateExecOptions, StartExecResults};
+use bollard::models::{ContainerInspectResponse, VolumeCreateRequest};
+use bollard::query_parameters as options;
+use futures_util::StreamExt;
+
+use super::actual::{Found, ImageFact};
+use super::definition::{Arch, Definition, LABEL, Source};
+
+/// How long the engine may take for one answer, in seconds: above every grace that it waits for itself.
+const TIMEOUT_S: u64 = 900;
+/// Most output of a program that is kept, in bytes.
+const MAX_OUTPUT_BYTES: usize = 1 << 20;
+
+/// Why the engine did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody listens at the socket.
+    #[error(
+        "the container engine does not answer{}: is it running, and is `engine` in meshd.toml right?",
+        .0.as_ref().map(|at| format!(" at {at}")).unwrap_or_default()
+    )]
+    NoEngine(Option<String>),
+    /// The engine says no.
+    #[error("the engine could not {action}: {message}")]
+    Refused {
+        /// What was asked.
+        action: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// The image is for other machines.
+    #[error("{image} is for {got}, but this node is {wanted}: name an image for {wanted} in stack.toml")]
+    WrongArch {
+        /// The image.
+        image: String,
+        /// What came.
+        got: String,
+        /// What is needed.
+        wanted: Arch,
+    },
+    /// The volume's data belongs to another replica.
+    #[error(
+        "the volume {volume} has the data of replica {has}, but this is replica {wanted}: its server would keep the old number \
+         without a word. Move the volume away, or name the node in the place that it had"
+    )]
+    OtherReplica {
+        /// The volume.
+        volume: String,
+        /// The number in its data.
+        has: String,
+        /// The number wanted.
+        wanted: u32,
+    },
+    /// A container under the name is not ours.
+    #[error("a container called {0} is there that this stack did not make: remove or rename it")]
+    Foreign(String),
+}
+
+/// A connection to the engine.
+#[derive(Clone)]
+pub struct Engine {
+    docker: Docker,
+}
+
+impl Engine {
+    /// Connects to the socket at `path` (with or without `unix://`).
+    ///
+    /// # Errors
+    /// [`Error::NoEngine`] if there is no socket.
+    pub fn connect(path: &str) -> Result<Engine, Error> {
+        let no_engine = |_| Error::NoEngine(Some(path.to_owned()));
+        let docker =
+            Docker::connect_with_unix(path, TIMEOUT_S, bollard::API_DEFAULT_VERSION).map_err(no_engine)?;
+        Ok(Engine { docker })
+    }
+
+    /// The engine's version.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn version(&self) -> Result<String, Error> {
+        let version = self.docker.version().await.map_err(refused("tell its version"))?;
+        Ok(version.version.unwrap_or_default())
+    }
+
+    /// All containers of a stack, and others that have names which it would use; without what their checks say.
+    ///
+    /// # Errors
+    /// If the engine does not answer.
+    pub async fn containers(&self, stack: &str) -> Result<Vec<Found>, Error> {
+        let prefix = format!("meshd-{stack}-");
+        let mut found = Vec::new();
+        for summary in self.list(HashMap::new()).await? {
+            let name =
+                summary.names.iter().flatten().next().map(|name| name.trim_start_matches('/').to_owned());
+            let Some(name) = name else { continue };
+            let ours =
+                summary.labels.as_ref().and_then(|labels| labels.get(LABEL)).is_some_and(|of| of == stack);
+            if !ours {
+                if name.starts_with(&prefix) {
+                    found.push(Found { name, ..Found::default() });
+                }
+                continue;
+            }
+            // It may have gone since.
+            let Ok(seen) = self.inspect(&name).await else { continue };
+            let image = match &seen.image {
+                Some(image) => self.docker.inspect_image(image).await.ok(),
+                None => None,
+            };
+            found.push(body::found(&name, &seen, image.as_ref()));
+        }
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    /// All containers of any stack: name, stack, definition, and whether it runs.
+    ///
+    /// # Errors
+    /// If the engine does not answer.
+    pub async fn all_ours(&self) -> Result<Vec<Found>, Error> {
+        let filter = HashMap::from([("label".to_owned(), vec![LABEL.to_owned()])]);
+        let mut found = Vec::new();
+        for summary in self.list(filter).await? {
+            let name =
+                summary.names.iter().flatten().next().map(|name| name.trim_start_matches('/').to_owned());
+            if let Some(name) = name.filter(|name| !name.ends_with("-once"))
+                && let Ok(seen) = self.inspect(&name).await
+            {
+                found.push(body::found(&name, &seen, None));
+            }
+        }
+        Ok(found)
+    }
+
+    async fn list(
+        &self,
+        filters: HashMap<String, Vec<String>>,
+    ) -> Result<Vec<bollard::models::ContainerSummary>, Error> {
+        let options =
+            options::ListContainersOptions { all: true, filters: Some(filters), ..Default::default() };
+        self.docker.list_containers(Some(options)).await.map_err(refused("list containers"))
+    }
+
+    async fn inspect(&self, name: &str) -> Result<ContainerInspectResponse, Error> {
+        self.docker.inspect_container(name, None).await.map_err(refused("inspect a container"))
+    }
+
+    /// What the engine has under `reference`, if anything.
+    pub async fn image(&self, reference: &str) -> Option<ImageFact> {
+        let image = self.docker.inspect_image(reference).await.ok()?;
+        Some(ImageFact { id: image.id?, arch: image.architecture.unwrap_or_default() })
+    }
+
+    /// Pulls an image unless it is there, telling `progress` the bytes that came and those expected so far.
+    ///
+    /// # Errors
+    /// [`Error::WrongArch`], or what the registry said.
+    pub async fn pull(
+        &self,
+        reference: &str,
+        arch: Arch,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<ImageFact, Error> {
+        if let Some(image) =
+            self.image(reference).await.filter(|image| Arch::parse(&image.arch) == Some(arch))
+        {
+            return Ok(image);
+        }
+        let options = options::CreateImageOptions {
+            from_image: Some(reference.to_owned()),
+            platform: format!("linux/{arch}{}", if arch == Arch::Arm { "/v7" } else { "" }),
+            ..Default::default()
+        };
+        let mut layers: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        let mut failure = None;
+        let mut events = Box::pin(self.docker.create_image(Some(options), None, None));
+        while let Some(event) = events.next().await {
+            match event {
+                Err(error @ DockerError::HyperLegacyError { .. }) => {
+                    return Err(refused("pull an image")(error));
+                }
+                Ok(event) => {
+                    let detail = event.progress_detail.as_ref();
+                    if let (Some(id), Some(detail)) = (event.id, detail)
+                        && event.status.as_deref() == Some("Downloading")
+                    {
+                        let number = |value: Option<i64>| u64::try_from(value.unwrap_or(0)).unwrap_or(0);
+                        layers.insert(id, (number(detail.current), number(detail.total)));
+                        let (current, total) =
+                            layers.values().fold((0, 0), |(a, b), (current, total)| (a + current, b + total));
+                        progress(current, total);
+                    }
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        // A pull may end in an error and be whole, or end well and have brought another platform's image: look.
+        match self.image(reference).await {
+            Some(image) if Arch::parse(&image.arch) == Some(arch) => Ok(image),
+            Some(image) => {
+                Err(Error::WrongArch { image: reference.to_owned(), got: image.arch, wanted: arch })
+            }
+            None => {
+                let message =
+                    failure.map_or("nothing came".to_owned(), |error| pull_hint(reference, &said(&error)));
+                Err(Error::Refused { action: "pull an image", message })
+            }
+        }
+    }
+
+    /// Makes a container and starts it. What is there already, made from the same, is only started. `files` is where the
+    /// container's files and secrets lie on the machine.
+    ///
+    /// # Errors
+    /// [`Error::OtherReplica`], [`Error::Foreign`], or what the engine says.
+    pub async fn create(
+        &self,
+        definition: &Definition,
+        founding: &[String],
+        members: &BTreeMap<String, u32>,
+        keeps_id: &[String],
+        files: &Path,
+    ) -> Result<(), Error> {
+        let name = definition.container_name();
+        let Some(image) = self.image(&definition.image).await else {
+            let message = format!("{} is not on this node", definition.image);
+            return Err(Error::Refused { action: "make a container", message });
+        };
+        if Arch::parse(&image.arch) != Some(definition.arch) {
+            let (got, wanted) = (image.arch, definition.arch);
+            return Err(Error::WrongArch { image: definition.image.clone(), got, wanted });
+        }
+        for (target, source) in &definition.volumes {
+            if let Source::Named(volume) = source {
+                self.volume(volume, definition, keeps_id.contains(target)).await?;
+            }
+        }
+        let hash = definition.hash(&image.id);
+        let body = body::create(definition, founding, members, &hash, &image.id, files);
+        let wanted = options::CreateContainerOptions { name: Some(name.clone()), ..Default::default() };
+        match self.docker.create_container(Some(wanted), body).await {
+            Ok(_) => {}
+            Err(DockerError::DockerResponseServerError { status_code: 409, .. }) => {
+                // Made by an earlier run that was interrupted, or somebody else's.
+                let seen = self.inspect(&name).await?;
+                if body::found(&name, &seen, None).hash != hash {
+                    return Err(Error::Foreign(name));
+                }
+            }
+            Err(error) => return Err(refused("make a container")(error)),
+        }
+        self.start(&name).await
+    }
+
+    async fn volume(&self, volume: &str, definition: &Definition, keeps_id: bool) -> Result<(), Error> {
+        let label = format!("{LABEL}.id");
+        if let Ok(there) = self.docker.inspect_volume(volume).await {
+            return match there.labels.get(&label).filter(|id| keeps_id && **id != definition.id.to_string()) {
+                Some(has) => {
+                    let (volume, has, wanted) = (volume.to_owned(), has.clone(), definition.id);
+                    Err(Error::OtherReplica { volume, has, wanted })
+                }
+                None => Ok(()),
+            };
+        }
+        let labels = HashMap::from([
+            (LABEL.to_owned(), definition.stack.clone()),
+            (format!("{LABEL}.component"), definition.component.clone()),
+            (label, definition.id.to_string()),
+        ]);
+        let request =
+            VolumeCreateRequest { name: Some(volume.to_owned()), labels: Some(labels), ..Default::default() };
+        self.docker.create_volume(request).await.map(drop).map_err(refused("make a volume"))
+    }
+
+    /// Starts a container; one that runs is left alone.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub async fn start(&self, name: &str) -> Result<(), Error> {
+        self.docker.start_container(name, None).await.map_err(refused("start a container"))
+    }
+
+    /// Stops a container and removes it; one that is gone already is fine. Its volumes stay.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] if it is not of `stack`, or what the engine says.
+    pub async fn remove(&self, stack: &str, name: &str, grace_s: u32) -> Result<(), Error> {
+        let seen = match self.docker.inspect_container(name, None).await {
+            Ok(seen) => seen,
+            Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => return Ok(()),
+            Err(error) => return Err(refused("inspect a container")(error)),
+        };
+        let labels = seen.config.and_then(|config| config.labels).unwrap_or_default();
+        if labels.get(LABEL).map(String::as_str) != Some(stack) {
+            return Err(Error::Foreign(name.to_owned()));
+        }
+        let stop = options::StopContainerOptions { t: i32::try_from(grace_s).ok(), ..Default::default() };
+        let gone = |error: &DockerError| {
+            matches!(error, DockerError::DockerResponseServerError { status_code: 304 | 404, .. })
+        };
+        match self.docker.stop_container(name, Some(stop)).await {
+            Err(error) if !gone(&error) => return Err(refused("stop a container")(error)),
+            _ => {}
+        }
+        let options = options::RemoveContainerOptions { v: false, force: true, link: false };
+        match self.docker.remove_container(name, Some(options)).await {
+            Err(error) if !gone(&error) => Err(refused("remove a container")(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes all volumes of a stack, and returns their names.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub async fn remove_volumes(&self, stack: &str) -> Result<Vec<String>, Error> {
+        let filters = HashMap::from([("label".to_owned(), vec![format!("{LABEL}={stack}")])]);
+        let options = options::ListVolumesOptions { filters: Some(filters) };
+        let list = self.docker.list_volumes(Some(options)).await.map_err(refused("list volumes"))?;
+        let mut names = Vec::new();
+        for volume in list.volumes.unwrap_or_default() {
+            let none = None::<options::RemoveVolumeOptions>;
+            self.docker.remove_volume(&volume.name, none).await.map_err(refused("remove a volume"))?;
+            names.push(volume.name);
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Where the data of a volume is on the machine.
+    pub async fn data_path(&self, source: &Source) -> Option<std::path::PathBuf> {
+        match source {
+            Source::Path(path) => Some(path.into()),
+            Source::Named(name) => {
+                self.docker.inspect_volume(name).await.ok().map(|volume| volume.mountpoint.into())
+            }
+        }
+    }
+
+    /// Runs a program in a container: how it ended, and what it printed.
+    ///
+    /// # Errors
+    /// What the engine says, or if it takes longer than `limit`.
+    pub async fn run_in(
+        &self,
+        name: &str,
+        command: &[String],
+        limit: Duration,
+    ) -> Result<(i64, String), Error> {
+        let run = async {
+            let options = CreateExecOptions {
+                attach_stdout: Some(true),
+                attach_stderr: Some(true),
+                cmd: Some(command.to_vec()),
+                ..Default::default()
+            };
+            let exec = self.docker.create_exec(name, options).await?;
+            let mut text = Vec::new();
+            if let StartExecResults::Attached { mut output, .. } =
+                self.docker.start_exec(&exec.id, None).await?
+            {
+                while let Some(chunk) = output.next().await {
+                    let chunk = chunk?.into_bytes();
+                    text.extend_from_slice(&chunk[..chunk.len().min(MAX_OUTPUT_BYTES - text.len())]);
+                }
+            }
+            let code = self.docker.inspect_exec(&exec.id).await?.exit_code.unwrap_or(-1);
+            Ok((code, String::from_utf8_lossy(&text).into_owned()))
+        };
+        match tokio::time::timeout(limit, run).await {
+            Ok(done) => done.map_err(refused("run a program in a container")),
+            Err(_) => {
+                let message = format!("no end after {} s", limit.as_secs());
+                Err(Error::Refused { action: "run a program in a container", message })
+            }
+        }
+    }
+
+    /// The last lines that a container printed, and with `follow` those to come.
+    pub fn logs(
+        &self,
+        name: &str,
+        tail: u32,
+        follow: bool,
+    ) -> impl futures_util::Stream<Item = Result<String, Error>> + use<> {
+        let options = options::LogsOptions {
+            stdout: true,
+            stderr: true,
+            follow,
+            timestamps: true,
+            tail: tail.to_string(),
+            ..Default::default()
+        };
+        let docker = self.docker.clone();
+        let name = name.to_owned();
+        async_lines(docker, name, options)
+    }
+
+    /// Runs a container of `definition` with more arguments beside its data until it ends, and returns what it printed. The
+    /// container itself must not run.
+    ///
+    /// # Errors
+    /// What the engine says, or if it does not end within `limit`.
+    pub async fn run_once(
+        &self,
+        definition: &Definition,
+        arguments: &[String],
+        files: &Path,
+        limit: Duration,
+    ) -> Result<String, Error> {
+        let name = format!("{}-once", definition.container_name());
+        let image = self.image(&definition.image).await.map(|image| image.id).unwrap_or_default();
+        let mut body = body::create(definition, arguments, &BTreeMap::new(), "", &image, files);
+        if let Some(host) = &mut body.host_config {
+            host.restart_policy = None;
+        }
+        let force = || Some(options::RemoveContainerOptions { v: false, force: true, link: false });
+        // What an interrupted run left behind.
+        let _ = self.docker.remove_container(&name, force()).await;
+        let wanted = options::CreateContainerOptions { name: Some(name.clone()), ..Default::default() };
+        self.docker.create_container(Some(wanted), body).await.map_err(refused("make a container"))?;
+        let ran = async {
+            self.start(&name).await?;
+            let mut end = Box::pin(self.docker.wait_container(&name, None));
+            // A non-zero end is an error value; it has printed what there is all the same.
+            while let Some(Ok(_)) = end.next().await {}
+            let mut text = String::new();
+            let mut lines = Box::pin(self.logs(&name, 1_000, false));
+            while let Some(part) = lines.next().await {
+                text.push_str(&part?);
+            }
+            Ok(text)
+        };
+        let result = tokio::time::timeout(limit, ran).await;
+        let _ = self.docker.remove_container(&name, force()).await;
+        result.unwrap_or_else(|_| {
+            let message = format!("no end after {} s", limit.as_secs());
+            Err(Error::Refused { action: "run a container", message })
+        })
+    }
+
+    /// Processes of a container, by the machine's numbers.
+    pub async fn processes(&self, name: &str) -> Vec<u32> {
+        let options = options::TopOptions { ps_args: "-eo pid".into() };
+        let Ok(top) = self.docker.top_processes(name, Some(options)).await else { return Vec::new() };
+        let lines = top.processes.unwrap_or_default();
+        lines.iter().filter_map(|line| line.first()?.trim().parse().ok()).collect()
+    }
+}
+
+fn async_lines(
+    docker: Docker,
+    name: String,
+    options: options::LogsOptions,
+) -> impl futures_util::Stream<Item = Result<String, Error>> {
+    // The stream borrows neither: it owns the request from the first call on.
+    docker.logs(&name, Some(options)).map(|chunk| match chunk {
+        Ok(LogOutput::StdIn { .. }) => Ok(String::new()),
+        Ok(chunk) => Ok(String::from_utf8_lossy(&chunk.into_bytes()).into_owned()),
+        Err(error) => Err(refused("read the log")(error)),
+    })
+}
+
+fn refused(action: &'static str) -> impl Fn(DockerError) -> Error {
+    move |error| match error {
+        DockerError::HyperLegacyError { .. } => Error::NoEngine(None),
+        error => Error::Refused { action, message: said(&error) },
+    }
+}
+
+/// What the engine said, without the client's own words.
+fn said(error: &DockerError) -> String {
+    match error {
+        DockerError::DockerResponseServerError { message, .. } => message.trim().to_owned(),
+        DockerError::DockerStreamError { error } => error.trim().to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// An engine answers 500 to bad credentials and to a registry that is down alike: tell them apart by their words.
+fn pull_hint(reference: &str, message: &str) -> String {
+    let lower = message.to_lowercase();
+    let hint = if ["unauthorized", "no basic auth", "denied", "authentication required"]
+        .iter()
+        .any(|word| lower.contains(word))
+    {
+        "the registry wants credentials, or other ones: `docker login` on that node as the user of its engine"
+    } else if [
+        "connection refused",
+        "no such host",
+        "timeout",
+        "i/o timeout",
+        "network is unreachable",
+        "eof",
+    ]
+    .iter()
+    .any(|word| lower.contains(word))
+    {
+        "the registry cannot be reached from that node"
+    } else if ["manifest unknown", "not found", "no matching manifest", "does not exist"]
+        .iter()
+        .any(|word| lower.contains(word))
+    {
+        "there is no such image or tag, or none for this architecture"
+    } else if lower.contains("no space left") {
+        "the node's disk is full"
+    } else {
+        return format!("{reference}: {message}");
+    };
+    format!("{reference}: {hint} ({message})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_registry_said_is_told_apart() {
+        for (said, expected) in [
+            ("unauthorized: authentication required", "wants credentials"),
+            ("no basic auth credentials", "wants credentials"),
+            (
+                "Get \"http://r:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused",
+                "cannot be reached",
+            ),
+            ("manifest for a:1 not found: manifest unknown", "no such image"),
+            ("write /x: no space left on device", "disk is full"),
+            ("strange", "r/a:1: strange"),
+        ] {
+            let hint = pull_hint("r/a:1", said);
+            assert!(hint.contains(expected), "{hint}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The agents of the mesh, as an operator reaches them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use proto::id::MemberId;
+
+use super::actual::{Actual, Probe, Report};
+use super::agent::client::{Caller, Client, Error};
+use super::agent::{Answer, DEFAULT_PORT, Request};
+use super::components::Check;
+use super::definition::Source;
+use super::desired::volume_name;
+use super::engine::probe::Question;
+use super::spec::{Member, Placed, Stack};
+use crate::api::Status;
+
+/// How long a report may take.
+const REPORT_LIMIT: Duration = Duration::from_secs(20);
+
+/// The members' agents, by name.
+#[derive(Clone)]
+pub struct Fleet {
+    contacts: BTreeMap<String, Contact>,
+    caller: Arc<Caller>,
+    own: String,
+}
+
+#[derive(Clone)]
+struct Contact {
+    at: SocketAddr,
+    id: MemberId,
+    member: Member,
+}
+
+impl Fleet {
+    /// The fleet of the mesh that the daemon describes.
+    pub fn new(status: &Status, caller: Caller) -> Fleet {
+        let own = &status.node;
+        let own = (&own.name, &own.member_id, &own.addresses, &own.datacenter);
+        let peers =
+            status.peers.iter().map(|peer| (&peer.name, &peer.member_id, &peer.addresses, &peer.datacenter));
+        let mut contacts = BTreeMap::new();
+        for (name, id, addresses, datacenter) in std::iter::once(own).chain(peers) {
+            let address = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first()).copied();
+            if let (Some(address), Ok(id)) = (address, id.parse()) {
+                let member = Member {
+                    name: name.clone(),
+                    address,
+                    datacenter: datacenter.clone(),
+                    arch: None,
+                    reachable: false,
+                };
+                contacts
+                    .insert(name.clone(), Contact { at: SocketAddr::new(address, DEFAULT_PORT), id, member });
+            }
+        }
+        Fleet { contacts, caller: Arc::new(caller), own: status.node.name.clone() }
+    }
+
+    /// The name of the node on which this runs.
+    pub fn own(&self) -> &str {
+        &self.own
+    }
+
+    /// All members, with what their agents tell of themselves; those without an agent are not reachable.
+    ///
+    /// # Errors
+    /// Why an agent refuses to talk to this node: that concerns all of them.
+    pub async fn members(&self) -> Result<Vec<Member>, Error> {
+        let members = join_all(self.contacts.iter().map(async |(name, contact)| {
+            let mut member = contact.member.clone();
+            match self.ask(name, &Request::Hello).await {
+                Ok(Answer::Hello { arch, .. }) => {
+                    member.arch = arch;
+                    member.reachable = true;
+                }
+                Err(error @ Error::Refused(_)) => return Err(error),
+                _ => {}
+            }
+            Ok(member)
+        }))
+        .await;
+        members.into_iter().collect()
+    }
+
+    /// A connection to the agent of a node.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn connect(&self, node: &str) -> Result<Client, Error> {
+        let Some(contact) = self.contacts.get(node) else {
+            return Err(Error::Refused(format!("no member has the name {node}")));
+        };
+        Client::connect(contact.at, contact.id, &self.caller).await
+    }
+
+    /// Asks the agent of a node one thing.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub async fn ask(&self, node: &str, request: &Request) -> Result<Answer, Error> {
+        self.connect(node).await?.ask(request).await
+    }
+
+    /// What the agents report about a stack. All members are asked, because something may be left on any of them.
+    pub async fn actual(&self, name: &str, stack: Option<&Stack>) -> Actual {
+        let nodes = join_all(self.contacts.keys().map(async |node| {
+            let concerned = stack.is_none_or(|stack| stack.nodes.contains_key(node));
+            let report = tokio::time::timeout(REPORT_LIMIT, self.report(name, stack, node)).await;
+            match report.unwrap_or_else(|_| Err("its agent did not answer in time".into())) {
+                // A member that has nothing to do with the stack need not have an agent.
+                Err(_) if !concerned => None,
+                report => Some((node.clone(), report)),
+            }
+        }))
+        .await;
+        Actual { nodes: nodes.into_iter().flatten().collect() }
+    }
+
+    async fn report(&self, name: &str, stack: Option<&Stack>, node: &str) -> Result<Report, String> {
+        let (mut questions, mut images, mut galera) = (Vec::new(), Vec::new(), BTreeMap::new());
+        for placed in stack
+            .iter()
+            .flat_map(|stack| &stack.placed)
+            .filter(|placed| placed.nodes.iter().any(|one| one == node))
+        {
+            questions.push(question(name, placed));
+            if let Some(stack) = stack
+                && let Some(image) = stack.nodes.get(node).and_then(|node| placed.images.get(&node.arch))
+            {
+                images.push(image.clone());
+            }
+            if matches!(placed.component.ready, Check::Galera { .. }) {
+                galera.extend(data_of(name, placed).map(|source| (placed.component.name.clone(), source)));
+            }
+        }
+        let request = Request::Report { stack: name.to_owned(), questions, images, galera };
+        match self.ask(node, &request).await {
+            Ok(Answer::Report(report)) => Ok(*report),
+            Ok(_) => Err(Error::Version.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// How one replica is.
+    ///
+    /// # Errors
+    /// If its agent does not answer.
+    pub async fn probe(&self, name: &str, placed: &Placed, node: &str) -> Result<Probe, Error> {
+        match self.ask(node, &Request::Probe { question: question(name, placed) }).await? {
+            Answer::Probe(probe) => Ok(probe),
+            _ => Err(Error::Version),
+        }
+    }
+
+    /// The newest specification that the agents keep: of the stack called `name`, or of the only one there is.
+    ///
+    /// # Errors
+    /// If there is none, or several without a name.
+    pub async fn kept_spec(&self, name: Option<&str>) -> Result<String, String> {
+        let answers =
+            join_all(self.contacts.keys().map(async |node| self.ask(node, &Request::GetSpecs).await)).await;
+        let mut newest: BTreeMap<String, (u64, String)> = BTreeMap::new();
+        for answer in answers.into_iter().flatten() {
+            let Answer::Specs { specs } = answer else { continue };
+            for (stack, spec) in specs {
+                let known = newest.entry(stack).or_insert_with(|| spec.clone());
+                if spec.0 > known.0 {
+                    *known = spec;
+                }
+            }
+        }
+        if let Some(name) = name {
+            newest.retain(|stack, _| stack == name);
+        }
+        let names: Vec<String> = newest.keys().cloned().collect();
+        match (newest.pop_first(), newest.is_empty()) {
+            (Some((_, (_, text))), true) => Ok(text),
+            (None, _) => Err("no agent keeps a specification: name a file with --file".into()),
+            (Some(_), false) => {
+                Err(format!("the mesh has several stacks: say which with --stack ({})", names.join(", ")))
+            }
+        }
+    }
+
+    /// The caller that is used.
+    pub fn caller(&self) -> &Arc<Caller> {
+        &self.caller
+    }
+}
+
+/// What to ask a replica of a component.
+pub fn question(stack: &str, placed: &Placed) -> Question {
+    Question {
+        component: placed.component.name.clone(),
+        container: format!("meshd-{stack}-{}", placed.component.name),
+        ports: placed.ports.clone(),
+        health: placed.component.health.clone(),
+        ready: placed.component.ready.clone(),
+    }
+}
+
+/// Paths of volumes whose data has the replica's number in it.
+pub fn keeps_id(placed: &Placed) -> Vec<String> {
+    placed
+        .component
+        .volumes
+        .values()
+        .filter(|volume| volume.keeps_id)
+        .map(|volume| volume.path.clone())
+        .collect()
+}
+
+fn data_of(stack: &str, placed: &Placed) -> Option<Source> {
+    let name = placed.component.volumes.keys().next()?;
+    Some(match placed.volumes.get(name) {
+        Some(path) => Source::Path(path.clone()),
+        None => Source::Named(volume_name(stack, &placed.component.name, name)),
+    })
+}
+
+/// The identity of this node, to prove who asks.
+///
+/// # Errors
+/// If the state directory cannot be read: only root may.
+pub fn caller(state: &Path) -> Result<Caller, crate::state::HomeError> {
+    let state = crate::state::StateDir::open(state)?;
+    let home = crate::state::Home::load(state)?;
+    let member = home.certificate.body().member;
+    Ok(Caller { member, identity: home.identity })
+}
