@@ -271,7 +271,7 @@ impl<'a> Builder<'a> {
         }
         // 2. What runs without being ready and is to change: one at a time, without waiting for the first to become ready,
         // which it may only do when all have changed.
-        let mut last = after.clone();
+        let mut last: Vec<usize> = after.iter().copied().chain(waits.iter().map(|(_, up)| *up)).collect();
         for (replica, found, reason) in &groups.mend {
             let up = self.replace(placed, replica, found, reason.clone(), versions, &last);
             last = vec![up];
