@@ -17,13 +17,13 @@ BENCH_ARGS ?= --short
 NETNS_THREADS ?= 2
 FIGURES := $(abspath $(TARGET))/figures.txt
 
-SIMULATOR := $(patsubst tests/tests/%.rs,--test %,$(filter-out tests/tests/netns_%,$(wildcard tests/tests/*.rs)))
+SIMULATOR := $(patsubst tests/tests/%.rs,--test %,$(filter-out tests/tests/netns_% tests/tests/stack_%,$(wildcard tests/tests/*.rs)))
 
 NETWORK := ip=iproute2 nft=nftables unshare=util-linux
 PEERS := tincd=tinc wireguard-go=wireguard-go wg=wireguard-tools nebula=nebula
 SCENARIOS := $(NETWORK) iperf3=iperf3 ethtool=ethtool conntrack=conntrack
 
-.PHONY: demo test unit portable simulator scenarios full check deny bench bench-micro fuzz build release
+.PHONY: demo test unit portable simulator scenarios test-stack full check deny bench bench-micro fuzz build release
 
 demo: release
 	@.ci/need $(NETWORK)
@@ -54,6 +54,11 @@ scenarios: release
 	MESHD_BIN=$(abspath $(TARGET))/release/meshd MESHNET_FIGURES=$(FIGURES) \
 	  .ci/rootly $(CARGO) test -p meshnet-tests --test 'netns_*' --no-fail-fast -- --test-threads=$(NETNS_THREADS)
 	@echo; echo "Measured ($(FIGURES)):"; sort $(FIGURES)
+
+# Real containers: needs root, Docker's engine (Debian: docker.io), debootstrap, and Debian's mirror for the images.
+test-stack: release
+	MESHD_BIN=$(abspath $(TARGET))/release/meshd \
+	  $(CARGO) test -p meshnet-tests --test 'stack_*' -- --ignored --nocapture --test-threads=1
 
 # Everything as often as the project's claims say: ten million junk datagrams.
 full: export MESHNET_JUNK = 10000000

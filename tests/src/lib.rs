@@ -1,4 +1,6 @@
 //! The simulator, and scenarios in network namespaces.
 
 pub mod net;
+
 pub mod sim;
+pub mod stack;
