@@ -1,0 +1,26 @@
+#!/bin/sh
+# Prepares an empty data directory as the official image does, then becomes the server.
+set -eu
+data=/var/lib/mysql
+mkdir -p "$data" /run/mysqld
+chown mysql:mysql "$data" /run/mysqld
+rm -f /etc/mysql/mariadb.conf.d/50-server.cnf /etc/mysql/mariadb.conf.d/60-galera.cnf
+for argument in "$@"; do
+    # The official image looks at what is asked too.
+    [ "$argument" = --wsrep-recover ] && exec mariadbd --user=mysql --datadir="$data" "$@"
+done
+if [ ! -d "$data/mysql" ]; then
+    mariadb-install-db --user=mysql --datadir="$data" --skip-test-db --auth-root-authentication-method=normal >/dev/null
+    root=$(cat "$MARIADB_ROOT_PASSWORD_FILE")
+    {
+        echo "FLUSH PRIVILEGES;"
+        echo "ALTER USER root@localhost IDENTIFIED BY '$root';"
+        echo "CREATE USER root@'%' IDENTIFIED BY '$root'; GRANT ALL ON *.* TO root@'%' WITH GRANT OPTION;"
+        if [ -n "${MARIADB_DATABASE:-}" ]; then echo "CREATE DATABASE $MARIADB_DATABASE;"; fi
+        if [ -n "${MARIADB_USER:-}" ]; then
+            echo "CREATE USER $MARIADB_USER@'%' IDENTIFIED BY '$(cat "$MARIADB_PASSWORD_FILE")';"
+            echo "GRANT ALL ON $MARIADB_DATABASE.* TO $MARIADB_USER@'%';"
+        fi
+    } | mariadbd --user=mysql --datadir="$data" --bootstrap --wsrep-on=OFF
+fi
+exec mariadbd --user=mysql --datadir="$data" "$@" 2>&1
