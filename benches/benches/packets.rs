@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use meshnet::crypto::{Opener, Sealer, Suite};
+use meshnet::crypto::{LaneOpener, LaneSealer, Opener, Sealer, Suite};
 use meshnet::dataplane::meta::{Checksum, Meta, Offloads, Segmentation};
+use meshnet::dataplane::relay::{next_header, prefix_len as relay_prefix_len, stamp, verify, wrap};
 use meshnet::dataplane::snapshot::{MemberSlot, Receivers};
 use meshnet::dataplane::split::{Fill, Split};
 use meshnet::dataplane::{
@@ -21,7 +22,7 @@ use meshnet::path::SocketId;
 use meshnet::route::FibBuilder;
 use meshnet::time::Mono;
 use proto::id::{Counter, MemberId, ReceiverIndex, RelayLabel};
-use proto::lane::Role;
+use proto::lane::{Lane, Role};
 use proto::{data, relay};
 
 const NOW: Mono = Mono(5_000_000);
@@ -295,8 +296,67 @@ fn super_packets(c: &mut Criterion) {
             criterion::BatchSize::LargeInput,
         );
     });
+    // Putting together alone: the datagrams are open already.
+    let (mut rx, mut run) = (Rx::new(), Run::new(Offloads::ALL));
+    group.bench_function("merge", |b| {
+        b.iter_batched_ref(
+            || {
+                let mut buf = buf.clone();
+                let opened: Vec<_> = cut(&mut tx, &from, &mut buf, &inner, &meta)
+                    .into_iter()
+                    .map(|datagram| match rx.process(&at, NOW, SOCKET, endpoint(0), &mut buf, datagram) {
+                        Verdict::Deliver { packet, segment, .. } => (packet, segment),
+                        other => panic!("{other:?}"),
+                    })
+                    .collect();
+                (buf, opened)
+            },
+            |(buf, opened)| {
+                for (packet, segment) in opened.iter() {
+                    assert!(run.push(black_box(buf), packet.clone(), segment));
+                }
+                run.finish(buf).expect("something to write").1.len()
+            },
+            criterion::BatchSize::LargeInput,
+        );
+    });
     group.finish();
 }
 
-criterion_group!(name = benches; config = brief(); targets = headers, transforms, super_packets);
+/// What a relay does to one datagram beyond finding the way: checking the hop tag, and the header for the next hop.
+fn relay_rewrite(c: &mut Criterion) {
+    let mut group = c.benchmark_group("relay rewrite");
+    group.throughput(Throughput::Elements(1));
+    for (name, suite) in [("aes-256-gcm", Suite::Aes256Gcm), ("chacha20-poly1305", Suite::ChaCha20Poly1305)] {
+        let lane =
+            |from: usize, to: usize| LaneSealer::new(suite, &key(from, to), index(from, to), Lane::FIRST);
+        let (hop, onward) = (lane(0, RELAY), lane(RELAY, 1));
+        let opener = LaneOpener::new(suite, &key(0, RELAY));
+        let mut buf = vec![0x5a; HEADROOM + 1428 + TAILROOM];
+        let inner = relay_prefix_len(RelayLabel(3))..buf.len();
+        let whole = wrap(&mut buf, inner, (&hop, Counter(1)), RelayLabel(3), member(1), member(0));
+        let datagram = buf[whole].to_vec();
+        group.bench_function(name, |b| {
+            let mut counter = 0;
+            b.iter_batched_ref(
+                || datagram.clone(),
+                |datagram| {
+                    let header = relay::Header::parse(black_box(datagram)).expect("a relay header");
+                    assert!(verify(datagram, header.len(), header.counter, &opener));
+                    counter += 1;
+                    let next = next_header(&header, (&onward, Counter(counter)), RelayLabel::SELF);
+                    stamp(datagram, &next, &onward);
+                },
+                criterion::BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(
+    name = benches;
+    config = brief();
+    targets = headers, transforms, super_packets, relay_rewrite
+);
 criterion_main!(benches);
