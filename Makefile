@@ -76,6 +76,7 @@ deny:
 	$(CARGO) deny check
 
 # A peer that cannot be had is reported as absent. Newer releases than the distribution's are fetched, not installed.
+# A whole run that can be quoted replaces the committed figures and their part of docs/benchmarks.md.
 bench: release
 	@.ci/need $(NETWORK) iperf3=iperf3
 	@for peer in $(PEERS); do .ci/need $$peer || true; done
@@ -83,6 +84,7 @@ bench: release
 	@for crate in boringtun-cli gotatun-cli; do $(CARGO) install --quiet --locked --root $(TARGET)/peers $$crate || true; done
 	$(CARGO) build --release -p meshnet-benches --bin bench
 	.ci/rootly $(TARGET)/release/bench --programs $(TARGET)/peers/newest --programs $(TARGET)/peers/bin --out docs/benchmarks $(BENCH_ARGS)
+	$(TARGET)/release/bench report docs/benchmarks/results.json --into docs/benchmarks.md
 
 # BENCH_ARGS=--save puts the new figures in the place of the committed ones.
 bench-micro: BENCH_ARGS =

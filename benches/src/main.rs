@@ -4,7 +4,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use meshnet_benches::facts::Facts;
 use meshnet_benches::metric::Metric;
-use meshnet_benches::report::{Entry, Report, chart, table};
+use meshnet_benches::report::{Entry, Report, chart, page, table};
 use meshnet_benches::suite::{self, Plan};
 use meshnet_benches::system::{self, Cipher, Meshnet, Nebula, Peer, Raw, System, Tinc, WireGuard};
 use meshnet_benches::{facts, micro};
@@ -60,11 +60,23 @@ struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    /// Write tables and charts anew from the JSON file of a run
+    Report {
+        /// The run; tables and charts are written beside it
+        #[arg(default_value = "docs/benchmarks/results.json")]
+        json: PathBuf,
+        /// Also put them between the marks in this page
+        #[arg(long, value_name = "FILE")]
+        into: Option<PathBuf>,
+    },
     /// Run the micro-benchmarks and compare them with the committed figures
     Micro {
         /// Put the new figures in the place of the committed ones
         #[arg(long)]
         save: bool,
+        /// Take what `cargo bench` measured last instead of measuring
+        #[arg(long)]
+        measured: bool,
         /// The committed figures
         #[arg(long, value_name = "FILE", default_value = "docs/benchmarks/micro.json")]
         baseline: PathBuf,
@@ -77,7 +89,10 @@ enum Verb {
 fn main() -> ExitCode {
     let args = Args::parse();
     let result = match &args.verb {
-        Some(Verb::Micro { save, baseline, target }) => compare_micro(*save, baseline, target),
+        Some(Verb::Report { json, into }) => report_again(json, into.as_deref()),
+        Some(Verb::Micro { save, measured, baseline, target }) => {
+            compare_micro(*save, *measured, baseline, target)
+        }
         None => run(&args),
     };
     result.unwrap_or_else(|error| {
@@ -116,21 +131,30 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         eprintln!("{:5.1}  {what}", facts::load())
     });
     let entries = systems.iter().zip(&figures);
-    let entries = entries.map(|(system, figures)| Entry::new(system.name(), system.description(), figures));
+    let entries = entries.map(|(system, figures)| {
+        Entry::new(system.name(), system.description(), system.is_chacha(), figures)
+    });
     let report = Report {
         machine,
         rounds: plan.rounds,
-        plan: if args.short { "short" } else { "full" },
+        plan: if args.short { "short" } else { "full" }.to_owned(),
         systems: entries.collect(),
         absent,
     };
-    println!("{}\n\n{}", table::figures(&report, false), table::notes(&report));
+    println!(
+        "{}\n\n{}\n\n{}",
+        table::figures(&report, false),
+        table::ratios(&report, false),
+        table::notes(&report)
+    );
     if let Some(reason) = report.refusal() {
         eprintln!("not to be quoted: {reason}");
         return Ok(ExitCode::from(NOT_QUOTABLE));
     }
-    if let Some(directory) = &args.out {
-        write(&report, directory)?;
+    match &args.out {
+        Some(directory) if args.only.is_empty() => write(&report, directory)?,
+        Some(directory) => println!("\na part only: nothing was written to {}", directory.display()),
+        None => {}
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -214,7 +238,9 @@ fn write(report: &Report, directory: &Path) -> anyhow::Result<()> {
     };
     fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
     put("results.json", &(serde_json::to_string_pretty(report)? + "\n"))?;
-    put("results.md", &format!("{}\n\n{}\n", table::figures(report, true), table::notes(report)))?;
+    if let Some(svg) = chart::overview(report) {
+        put("overview.svg", &svg)?;
+    }
     for metric in Metric::ALL {
         let name = serde_json::to_value(metric)?;
         if let (Some(name), Some(svg)) = (name.as_str(), chart::bars(report, metric)) {
@@ -225,10 +251,26 @@ fn write(report: &Report, directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn compare_micro(save: bool, baseline: &Path, target: &Path) -> anyhow::Result<ExitCode> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo).args(["bench", "--package", "meshnet-benches"]).status()?;
-    anyhow::ensure!(status.success(), "cargo bench failed");
+fn report_again(json: &Path, into: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let read = |path: &Path| fs::read_to_string(path).with_context(|| path.display().to_string());
+    let report: Report = serde_json::from_str(&read(json)?).with_context(|| json.display().to_string())?;
+    write(&report, json.parent().unwrap_or(Path::new("")))?;
+    if let Some(path) = into {
+        let text = page::replace(&read(path)?, &page::section(&report)).with_context(|| {
+            format!("{} has no marks `{}` and `{}`", path.display(), page::BEGIN, page::END)
+        })?;
+        fs::write(path, text).with_context(|| path.display().to_string())?;
+        println!("and into {}", path.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn compare_micro(save: bool, measured: bool, baseline: &Path, target: &Path) -> anyhow::Result<ExitCode> {
+    if !measured {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let status = Command::new(cargo).args(["bench", "--package", "meshnet-benches"]).status()?;
+        anyhow::ensure!(status.success(), "cargo bench failed");
+    }
     let now = micro::measured(&target.join("criterion"))?;
     let before = micro::baseline(baseline)?;
     if let Some(before) = &before {

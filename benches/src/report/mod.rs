@@ -1,27 +1,37 @@
 //! What a run gave, summed up and written down.
 
 pub mod chart;
+pub mod page;
 pub mod table;
 
 use crate::facts::Facts;
-use crate::metric::Metric;
+use crate::metric::{Better, Metric};
 use crate::stats::Rounds;
 use crate::suite::Figures;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// When more than this share of all figures scatters too much, the machine was too busy for any of them.
 const UNQUOTABLE_LIMIT: f64 = 0.34;
 
+/// meshnet's name, and the beginning of the names of its variants.
+pub const OWN: &str = "meshnet";
+
+/// meshnet with ChaCha20-Poly1305.
+pub const OWN_CHACHA: &str = "meshnet-chacha";
+
+/// No tunnel.
+pub const RAW: &str = "raw veth";
+
 /// Everything about one run; also the JSON file.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The machine.
     pub machine: Facts,
     /// Rounds that were asked for.
     pub rounds: usize,
     /// `short` or `full`.
-    pub plan: &'static str,
+    pub plan: String,
     /// The systems, in the order of the tables.
     pub systems: Vec<Entry>,
     /// Peers that could not be had, with the reason.
@@ -29,12 +39,15 @@ pub struct Report {
 }
 
 /// One system of a [`Report`].
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Entry {
     /// Its name.
     pub name: String,
     /// Version, cipher and the like.
     pub description: String,
+    /// Whether it seals packets with ChaCha20-Poly1305.
+    #[serde(default)]
+    pub chacha: bool,
     /// Its figures.
     pub figures: BTreeMap<Metric, Figure>,
     /// What failed, with the reason.
@@ -42,7 +55,7 @@ pub struct Entry {
 }
 
 /// One figure of a system.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     /// The median of the rounds.
     pub median: f64,
@@ -53,7 +66,7 @@ pub struct Figure {
     /// Each round.
     pub rounds: Rounds,
     /// The unit.
-    pub unit: &'static str,
+    pub unit: String,
 }
 
 impl Figure {
@@ -62,21 +75,27 @@ impl Figure {
         let (median, spread) = (rounds.median()?, rounds.spread()?);
         // One round says nothing of how far another would lie.
         let quotable = rounds.0.len() >= 2 && spread <= metric.scatter_limit();
-        Some(Figure { median, spread, quotable, rounds: rounds.clone(), unit: metric.unit() })
+        Some(Figure { median, spread, quotable, rounds: rounds.clone(), unit: metric.unit().to_owned() })
     }
 }
 
 impl Entry {
     /// From what was measured.
-    pub fn new(name: &str, description: String, measured: &Figures) -> Entry {
+    pub fn new(name: &str, description: String, chacha: bool, measured: &Figures) -> Entry {
         let figures = measured.values.iter();
         let figures = figures.filter_map(|(metric, rounds)| Some((*metric, Figure::of(*metric, rounds)?)));
         Entry {
             name: name.to_owned(),
             description,
+            chacha,
             figures: figures.collect(),
             failures: measured.failures.clone(),
         }
+    }
+
+    /// Whether it is neither meshnet nor the bare cable.
+    pub fn is_peer(&self) -> bool {
+        !self.name.starts_with(OWN) && self.name != RAW
     }
 
     /// A figure that may be quoted.
@@ -95,6 +114,19 @@ impl Report {
     pub fn ratio(&self, metric: Metric, of: &str, to: &str) -> Option<f64> {
         let (of, to) = (self.system(of)?.quotable(metric)?, self.system(to)?.quotable(metric)?);
         (to > 0.0).then_some(of / to)
+    }
+
+    /// The peer with the best figure that can be quoted, of all or of those with ChaCha20-Poly1305.
+    pub fn best_peer(&self, metric: Metric, chacha_only: bool) -> Option<(&Entry, f64)> {
+        let peers = self.systems.iter().filter(|entry| entry.is_peer() && (entry.chacha || !chacha_only));
+        let figures = peers.filter_map(|entry| Some((entry, entry.quotable(metric)?)));
+        figures.reduce(|best, other| {
+            let is_better = match metric.better() {
+                Better::Higher => other.1 > best.1,
+                Better::Lower => other.1 < best.1,
+            };
+            if is_better { other } else { best }
+        })
     }
 
     /// Why the run as a whole must not be quoted, if so.
@@ -124,7 +156,7 @@ pub(crate) mod tests {
         let entry = |(name, rounds): &(&str, &[f64])| {
             let mut figures = Figures::default();
             figures.values.insert(Metric::TcpThere, Rounds(rounds.to_vec()));
-            Entry::new(name, format!("{name} 1.0"), &figures)
+            Entry::new(name, format!("{name} 1.0"), *name == "slow", &figures)
         };
         Report {
             machine: Facts {
@@ -137,7 +169,7 @@ pub(crate) mod tests {
                 load_before: 0.1,
             },
             rounds: 3,
-            plan: "short",
+            plan: "short".to_owned(),
             systems: systems.iter().map(entry).collect(),
             absent: BTreeMap::from([("boringtun".to_owned(), "not installed".to_owned())]),
         }
@@ -158,6 +190,22 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_best_peer_is_neither_meshnet_nor_the_cable_and_can_be_quoted() {
+        let report = report(&[
+            ("raw veth", &[20.0, 20.0]),
+            ("meshnet", &[4.0, 4.0]),
+            ("meshnet-chacha", &[3.0, 3.0]),
+            ("slow", &[1.0, 1.0]),
+            ("fast", &[2.0, 2.0]),
+            ("busy", &[3.0, 9.0]),
+        ]);
+        let best =
+            |chacha_only| report.best_peer(Metric::TcpThere, chacha_only).map(|(entry, _)| &*entry.name);
+        assert_eq!((best(false), best(true)), (Some("fast"), Some("slow")));
+        assert!(report.best_peer(Metric::Start, false).is_none());
+    }
+
+    #[test]
     fn a_run_whose_rounds_scatter_is_refused_as_a_whole() {
         let steady: &[f64] = &[1.0, 1.0, 1.0];
         assert_eq!(report(&[("a", steady), ("b", steady), ("c", steady)]).refusal(), None);
@@ -168,7 +216,10 @@ pub(crate) mod tests {
 
     #[test]
     fn a_report_becomes_json_with_every_round() {
-        let json = serde_json::to_value(report(&[("meshnet", &[4.0, 4.1, 3.9])])).expect("JSON");
+        let report = report(&[("meshnet", &[4.0, 4.1, 3.9])]);
+        let json = serde_json::to_value(&report).expect("JSON");
+        let again: Report = serde_json::from_value(json.clone()).expect("the same report");
+        assert_eq!(again.systems[0].figures, report.systems[0].figures);
         let figure = &json["systems"][0]["figures"]["tcp_there"];
         assert_eq!(figure["median"], 4.0);
         assert_eq!(figure["rounds"].as_array().map(Vec::len), Some(3));

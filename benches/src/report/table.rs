@@ -1,13 +1,10 @@
 //! Tables for terminals and for Markdown.
 
-use super::Report;
-use crate::metric::Metric;
+use super::{OWN, OWN_CHACHA, RAW, Report};
+use crate::metric::{Better, Metric};
 use comfy_table::{CellAlignment, Table, presets};
 
-/// The yardsticks that meshnet is put beside.
-const RATIOS: [&str; 2] = ["tinc", "raw veth"];
-
-/// All figures: a row a metric, a column a system; then meshnet's ratios to tinc and to raw veth.
+/// All figures: a row a metric, a column a system.
 ///
 /// A median stands with the spread of its rounds; `~` marks one that is not to be quoted; `failed` one that could not
 /// be measured; `-` what the system cannot do.
@@ -15,13 +12,8 @@ pub fn figures(report: &Report, markdown: bool) -> String {
     let mut table = Table::new();
     table.load_style(if markdown { presets::ASCII_MARKDOWN } else { presets::NOTHING });
     let names = report.systems.iter().map(|entry| entry.name.clone());
-    let ratios: Vec<&str> = RATIOS.into_iter().filter(|name| report.system(name).is_some()).collect();
-    let own = report.system("meshnet").is_some();
     let mut header = vec![String::new(), "unit".to_owned()];
     header.extend(names);
-    if own {
-        header.extend(ratios.iter().map(|name| format!("meshnet / {name}")));
-    }
     let columns = header.len();
     table.set_header(header);
     for metric in Metric::ALL {
@@ -46,20 +38,65 @@ pub fn figures(report: &Report, markdown: bool) -> String {
                 (None, None) => "-".to_owned(),
             }
         }));
-        if own {
-            row.extend(ratios.iter().map(|name| {
-                let ratio = report.ratio(metric, "meshnet", name);
-                ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{} x", short(ratio)))
-            }));
-        }
         table.add_row(row);
     }
-    for column in 2..columns {
+    align(&mut table, 2..columns);
+    table.to_string()
+}
+
+/// meshnet beside the best peer, tinc, and the bare cable; and with ChaCha20-Poly1305 beside the best peer that has it.
+/// "12 x better" is twelve times the rate, or a twelfth of the cost; `-` stands where one of the two cannot be quoted.
+pub fn ratios(report: &Report, markdown: bool) -> String {
+    let mut table = Table::new();
+    table.load_style(if markdown { presets::ASCII_MARKDOWN } else { presets::NOTHING });
+    let header = [
+        "",
+        "unit",
+        "meshnet",
+        "best peer",
+        "better",
+        "than tinc",
+        "than raw veth",
+        "ChaCha, than the best with it",
+    ];
+    table.set_header(header);
+    for metric in Metric::ALL {
+        let Some(own) = report.system(OWN).and_then(|own| own.quotable(metric)) else { continue };
+        let against = |name: &str| times(metric, report.ratio(metric, OWN, name));
+        let best = report.best_peer(metric, false);
+        let chacha = report.best_peer(metric, true).and_then(|(peer, _)| {
+            Some((times(metric, Some(report.ratio(metric, OWN_CHACHA, &peer.name)?)), &peer.name))
+        });
+        table.add_row([
+            metric.title().to_owned(),
+            metric.unit().to_owned(),
+            short(own),
+            best.map_or_else(|| "-".to_owned(), |(peer, value)| format!("{} {}", peer.name, short(value))),
+            best.map_or_else(|| "-".to_owned(), |(peer, _)| against(&peer.name)),
+            against("tinc"),
+            against(RAW),
+            chacha.map_or_else(|| "-".to_owned(), |(times, name)| format!("{times} ({name})")),
+        ]);
+    }
+    align(&mut table, 2..header.len());
+    table.to_string()
+}
+
+/// A ratio of figures as how many times better it is.
+fn times(metric: Metric, ratio: Option<f64>) -> String {
+    match (ratio, metric.better()) {
+        (None, _) => "-".to_owned(),
+        (Some(ratio), Better::Higher) => format!("{} x", short(ratio)),
+        (Some(ratio), Better::Lower) => format!("{} x", short(1.0 / ratio)),
+    }
+}
+
+fn align(table: &mut Table, columns: std::ops::Range<usize>) {
+    for column in columns {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    table.to_string()
 }
 
 /// Machine, versions, what is absent and what failed.
@@ -114,7 +151,10 @@ mod tests {
             report(&[("raw veth", &[20.0, 20.0]), ("meshnet", &[4.0, 4.0]), ("tinc", &[0.1, 0.5, 0.9])]);
         let table = figures(&report, true);
         let row = table.lines().find(|line| line.contains("TCP, one stream")).expect("a row");
-        assert!(row.contains("~0.50 ±80 %") && row.contains("0.20 x") && row.contains(" - |"), "{row}");
+        assert!(row.contains("~0.50 ±80 %"), "{row}");
+        let ratios = ratios(&report, true);
+        let row = ratios.lines().find(|line| line.contains("TCP, one stream")).expect("a row");
+        assert!(row.contains("0.20 x") && row.contains(" - |") && !row.contains("tinc"), "{row}");
         assert!(notes(&report).contains("boringtun: absent (not installed)"));
     }
 }

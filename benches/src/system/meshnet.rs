@@ -57,6 +57,10 @@ impl System for Meshnet {
         format!("{}, {cipher}", version.unwrap_or_else(|| "meshd".to_owned()))
     }
 
+    fn is_chacha(&self) -> bool {
+        self.cipher == Cipher::ChaCha
+    }
+
     fn can(&self, _: Shape) -> bool {
         true
     }

@@ -35,6 +35,11 @@ pub trait System {
     /// Version, cipher, and what else tells what was measured.
     fn description(&self) -> String;
 
+    /// Whether it seals packets with ChaCha20-Poly1305.
+    fn is_chacha(&self) -> bool {
+        false
+    }
+
     /// Whether it can carry traffic over a rig of this shape.
     fn can(&self, shape: Shape) -> bool;
 

@@ -104,6 +104,11 @@ impl System for Tinc {
             + self.cipher.map_or("its default ciphers", |(_, name)| name)
     }
 
+    /// SPTPS, the protocol of 1.1, has no other; 1.0 has none of the kind.
+    fn is_chacha(&self) -> bool {
+        self.is_new && self.cipher.is_none()
+    }
+
     fn can(&self, _: Shape) -> bool {
         true
     }

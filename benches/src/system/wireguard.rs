@@ -77,6 +77,10 @@ impl System for WireGuard {
         format!("{}, ChaCha20-Poly1305", version.unwrap_or_else(|| self.name.clone()))
     }
 
+    fn is_chacha(&self) -> bool {
+        true
+    }
+
     /// Relaying between peers is not WireGuard's.
     fn can(&self, shape: Shape) -> bool {
         shape.relays == 0
