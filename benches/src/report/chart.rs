@@ -78,7 +78,7 @@ pub fn bars(report: &Report, metric: Metric) -> Option<String> {
             short(figure.median)
         );
     }
-    let pale = if pale { "; pale: they scatter too much to be quoted" } else { "" };
+    let pale = if pale { "; pale: scattered" } else { "" };
     svg.push_str(&foot(report, systems.len(), &format!("medians, lines span the rounds{pale}")));
     Some(svg)
 }
