@@ -15,6 +15,8 @@ use crate::api::client;
 use crate::state::HomeError;
 use crate::{config, daemon, founding, stack, state};
 
+/// Done.
+pub const DONE: u8 = 0;
 /// Something did not work.
 pub const FAILED: u8 = 1;
 /// Wrong usage or configuration; the message says what to write instead.

@@ -140,6 +140,8 @@ pub enum Frame {
     },
     /// Hashes of the sender's revocations by bucket of their target; who has others sends them.
     RevocationSummary([u64; BUCKETS]),
+    /// Asks for a new certificate that says what the sender's own says.
+    Renew,
     /// The sender ends the session.
     Close {
         /// 0 shutting down, 1 no longer needed, 2 revoked.
@@ -179,6 +181,7 @@ const ECHO: u8 = 15;
 const ECHO_REPLY: u8 = 16;
 const GET_BUNDLES: u8 = 20;
 const REVOCATION_SUMMARY: u8 = 21;
+const RENEW: u8 = 22;
 
 impl Frame {
     /// In [`Frame::Get`]: the certificate, and its issuer's.
@@ -228,6 +231,7 @@ impl Frame {
             Frame::EchoReply { .. } => ECHO_REPLY,
             Frame::GetBundles { .. } => GET_BUNDLES,
             Frame::RevocationSummary(_) => REVOCATION_SUMMARY,
+            Frame::Renew => RENEW,
         }
     }
 
@@ -295,6 +299,7 @@ impl Frame {
             }
             Frame::Close { reason } => out.put_u8(*reason),
             Frame::GetBundles { after } => out.put_u32(*after),
+            Frame::Renew => {}
             Frame::Echo { id, sent_us } | Frame::EchoReply { id, sent_us } => {
                 out.put_u32(*id);
                 out.put_u64(*sent_us);
@@ -330,6 +335,7 @@ impl Frame {
             },
             CANDIDATES => Frame::Candidates(parse_candidates(&mut reader)?),
             SUMMARY => Frame::Summary(buckets(&mut reader)?),
+            RENEW => Frame::Renew,
             GET_BUNDLES => Frame::GetBundles { after: reader.u32()? },
             REVOCATION_SUMMARY => Frame::RevocationSummary(buckets(&mut reader)?),
             BUCKET_VERSIONS => {

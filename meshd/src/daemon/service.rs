@@ -260,6 +260,15 @@ impl Service {
                 self.parts.home.chain = trust.clone();
                 self.parts.store.persist(Kind::Chain, 0, payload.into());
             }
+            Event::Renew { member } => self.renew(now, member),
+            Event::CertificateChanged => self.save_certificate(),
+            Event::CertificateEnds { seconds_left } if seconds_left < 0 => error!(
+                "this node's certificate has ended, and no member could renew it yet; it is honoured for 14 days in all"
+            ),
+            Event::CertificateEnds { seconds_left } => warn!(
+                days_left = seconds_left / 86_400,
+                "this node's certificate ends, and no member could renew it yet"
+            ),
             Event::Revoked { member, .. } if member == self.parts.node.member() => {
                 error!("this node was revoked: it is no member of the mesh any more");
             }

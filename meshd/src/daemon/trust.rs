@@ -1,12 +1,14 @@
 //! Keys and revocations over the control socket.
 
+use meshnet::membership::{Request as MemberRequest, Signer, issue};
 use meshnet::node::{EpochUse, Node, PlanError, PlanState, RevokeError, RotateError};
 use meshnet::time::Now;
-use proto::certificate::Issuer;
+use proto::certificate::{Issuer, Roles};
 use proto::id::{MemberId, Serial};
 use proto::record::KeyPlan;
 use proto::revocation::{Revocation, RevocationTarget};
-use tracing::info;
+use rand::RngExt;
+use tracing::{debug, info, warn};
 
 use super::calls::find;
 use super::service::Service;
@@ -15,6 +17,7 @@ use crate::api::server::refuse;
 use crate::api::{Answer, RevokeRequest};
 use crate::exit;
 use crate::state::Kind;
+use crate::state::files::emit_objects;
 
 /// The keys of this node, and what the others know of them.
 pub(super) fn keys(node: &Node, now: Now) -> Keys {
@@ -223,5 +226,67 @@ impl Service {
         );
         self.parts.node.set_plan(now, plan);
         Answer::Plan { plan: self::plan(&self.parts.node, now).map(Box::new) }
+    }
+}
+
+impl Service {
+    /// Issues a member's certificate anew, if the authority's key is here or this node is an issuer.
+    pub(super) fn renew(&mut self, now: Now, member: MemberId) {
+        let parts = &mut self.parts;
+        let Some(old) = parts.node.membership().get(member).map(|known| known.certificate().body().clone())
+        else {
+            return;
+        };
+        let authority = match parts.home.authority() {
+            Ok(authority) => authority,
+            Err(error) => return warn!(%error, "cannot renew certificates"),
+        };
+        let own = &parts.home.certificate;
+        let (signer, issuer) = match &authority {
+            Some(authority) => (Signer::Root(authority), None),
+            None if own.body().roles.contains(Roles::ISSUER) && member != own.body().member => (
+                Signer::Member { secret: &parts.home.identity, certificate: own },
+                Some(own.signed().clone()),
+            ),
+            None => return,
+        };
+        let request = MemberRequest {
+            identity: old.identity,
+            name: old.name.clone(),
+            addresses: old.addresses.clone(),
+            prefixes: old.prefixes.clone(),
+            roles: old.roles,
+            constraints: old.constraints.clone(),
+            lifetime_s: old.not_after_s - old.not_before_s,
+        };
+        let trust = parts.node.membership().trust().clone();
+        let salt = parts.rng.random();
+        match issue(now.wall, &trust, &signer, request, Some(old.serial), salt) {
+            Ok(renewed) => match parts.node.add_certificate(now, renewed.signed().clone(), issuer) {
+                Ok(()) => {
+                    info!(name = %old.name, %member, until_s = renewed.body().not_after_s, "certificate renewed")
+                }
+                Err(error) => warn!(%error, %member, "a renewed certificate was not accepted"),
+            },
+            // An issuer may not sign what another has allowed: somebody else is asked as well.
+            Err(error) => debug!(%error, name = %old.name, "cannot renew this certificate"),
+        }
+    }
+
+    /// Saves this node's new certificate, and uses it for those who join here.
+    pub(super) fn save_certificate(&mut self) {
+        let parts = &mut self.parts;
+        let membership = parts.node.membership();
+        let Some(own) = membership.get(parts.node.member()).map(|own| own.certificate().clone()) else {
+            return;
+        };
+        let issuer = match own.body().issuer {
+            Issuer::Member(issuer, _) => membership.get(issuer).map(|issuer| issuer.certificate().clone()),
+            Issuer::Root(_) => None,
+        };
+        let objects = [Some(&own), issuer.as_ref()].into_iter().flatten().map(|one| one.signed().to_bytes());
+        parts.store.persist(Kind::Certificate, 0, emit_objects(objects).into());
+        info!(until_s = own.body().not_after_s, "this node's certificate was renewed");
+        (parts.home.certificate, parts.home.issuer) = (own, issuer);
     }
 }

@@ -78,6 +78,7 @@ impl Node {
             | Frame::Fragment { .. }
             | Frame::Get { .. }
             | Frame::GetBundles { .. }
+            | Frame::Renew
             | Frame::RevocationSummary(_) => {
                 let len = frame.encoded_len();
                 if self.peers.get_mut(&member).is_some_and(|peer| peer.charge(now.mono, len)) {

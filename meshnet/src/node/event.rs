@@ -117,6 +117,19 @@ pub enum Event {
     },
     /// The revocations of [`super::Node::membership`] changed: they have to be saved.
     RevocationsChanged,
+    /// A member, maybe this node, asks for a certificate that says what its own says, for as long again. Whoever can sign it
+    /// gives it to [`super::Node::add_certificate`].
+    Renew {
+        /// The member.
+        member: MemberId,
+    },
+    /// This node has a new certificate, in [`super::Node::membership`]: it has to be saved.
+    CertificateChanged,
+    /// This node's certificate ends, and nobody has renewed it yet.
+    CertificateEnds {
+        /// Seconds left; negative when it has ended.
+        seconds_left: i64,
+    },
     /// The trust bundles of [`super::Node::membership`] changed: they have to be saved.
     BundlesChanged,
     /// A member was revoked; it may be this node.

@@ -154,6 +154,7 @@ impl Node {
                 }
             }
             Frame::Get { member, what } => self.send_objects(now, from, member, what),
+            Frame::Renew => self.handle_renew(now, from),
             Frame::GetBundles { after } => self.send_bundles(now, from, after),
             Frame::RevocationSummary(theirs) => self.handle_revocation_summary(now, from, &theirs),
             _ => {}
@@ -244,8 +245,7 @@ impl Node {
         let member = certificate.body().member;
         match self.membership.add_certificate(now.wall, certificate, issuer) {
             Ok(Added::New | Added::Renewed) => {
-                self.events.push_back(Event::CacheChanged);
-                self.routing.timer.changed(now.mono);
+                self.certificate_is_new(now, member);
                 self.retry_waiting(now, member);
             }
             Ok(Added::Known | Added::Older) => {}

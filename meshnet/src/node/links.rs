@@ -267,7 +267,7 @@ impl Node {
         }
     }
 
-    fn affinity(&self, member: MemberId) -> [u8; 32] {
+    pub(super) fn affinity(&self, member: MemberId) -> [u8; 32] {
         let (a, b) = (self.me.member.min(member), self.me.member.max(member));
         hash(&[b"meshnet affinity", &a.0, &b.0])
     }

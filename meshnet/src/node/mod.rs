@@ -16,6 +16,7 @@
 //! | `mtu` | how long packets to a peer may be |
 //! | `join` | passing join datagrams between joiner and inviter |
 //! | [`plan`] | replacing the transport keys of the whole mesh |
+//! | `renewal` | asking for new certificates before they end |
 //! | [`rotation`] | replacing this node's transport key |
 //! | `publish` | routes, and the data plane's snapshot |
 //! | `resend` | which peers get once more what their relay lost |
@@ -33,6 +34,7 @@ mod mtu;
 mod peer;
 pub mod plan;
 mod publish;
+mod renewal;
 mod resend;
 pub mod rotation;
 mod status;
@@ -117,6 +119,7 @@ pub struct Node {
     routing: Routing,
     gossip: gossip::Gossip,
     keys: rotation::OwnKeys,
+    renewal: renewal::Renewal,
     /// Its own plan, as an operator.
     plan: Option<KeyPlan>,
     dirty: Dirty,
@@ -280,6 +283,7 @@ impl Node {
             gossip: gossip::Gossip::default(),
             resend: resend::Requests::default(),
             keys,
+            renewal: renewal::Renewal::default(),
             plan: config.plan,
             dirty: Dirty { record: true, snapshot: true, ..Dirty::default() },
             chores_at: now.mono,
@@ -601,6 +605,7 @@ impl Node {
         self.refuse(gone, Error::Unreachable);
         self.joins.expire(now.mono);
         self.rotate_if_due(now);
+        self.renew_if_due(now);
         self.choose_targets(now);
         self.refresh_all_paths(now);
         self.drop_unneeded_peers(now);

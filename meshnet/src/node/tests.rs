@@ -208,6 +208,7 @@ impl World {
                     Event::Undeliverable { error, .. } => host.events.push(format!("{error:?}")),
                     Event::SaveKeys { .. } | Event::KeysRotated { .. } => {}
                     Event::RevocationsChanged | Event::BundlesChanged | Event::Revoked { .. } => {}
+                    Event::Renew { .. } | Event::CertificateChanged | Event::CertificateEnds { .. } => {}
                     Event::Routes(_) | Event::Wider(_) | Event::Join { .. } => {}
                 }
                 continue;

@@ -134,6 +134,7 @@ fn gossip_frame() -> impl Strategy<Value = Frame> {
         any::<[u64; BUCKETS]>().prop_map(Frame::Summary),
         any::<[u64; BUCKETS]>().prop_map(Frame::RevocationSummary),
         any::<u32>().prop_map(|after| Frame::GetBundles { after }),
+        Just(Frame::Renew),
         (0..BUCKETS as u8, any::<u8>(), any::<bool>(), vec(version, 0..=MAX_VERSIONS)).prop_map(
             |(bucket, part, more, versions)| Frame::BucketVersions { bucket, part, more, versions }
         ),

@@ -178,6 +178,7 @@ vectors! {
         version: "0.1.0".to_owned(),
     });
     frame_candidates: OneFrame = OneFrame(Frame::Candidates(sample::candidates()));
+    frame_renew: OneFrame = OneFrame(Frame::Renew);
     frame_get_bundles: OneFrame = OneFrame(Frame::GetBundles { after: 7 });
     frame_revocation_summary: OneFrame =
         OneFrame(Frame::RevocationSummary(std::array::from_fn(|bucket| 0x0101_0101_0101_0101 * bucket as u64)));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use meshnet::crypto::{Suite, TransportSecret};
 use meshnet::dataplane::DEFAULT_MTU;
-use meshnet::membership::{DEFAULT_LIFETIME_S, IdentitySecret, Request, Signer, issue};
+use meshnet::membership::{CLOCK_TOLERANCE_S, DEFAULT_LIFETIME_S, IdentitySecret, Request, Signer, issue};
 use meshnet::node::{KeyRing, OwnEpoch, Settings, Socket};
 use meshnet::path::SocketId;
 use meshnet::time::UnixMs;
@@ -32,6 +32,7 @@ pub struct Spec {
     subnets: Vec<Subnet>,
     endpoint: bool,
     roles: Roles,
+    lifetime_s: u64,
 }
 
 impl Spec {
@@ -45,6 +46,7 @@ impl Spec {
             subnets: Vec::new(),
             endpoint: false,
             roles: Roles::default(),
+            lifetime_s: DEFAULT_LIFETIME_S,
         }
     }
 
@@ -59,6 +61,12 @@ impl Spec {
     #[must_use]
     pub fn relay(self) -> Spec {
         Spec { relay: true, endpoint: true, ..self }
+    }
+
+    /// With a certificate that has so long to go; it was issued ten days ago.
+    #[must_use]
+    pub fn ends_in(self, left: Duration) -> Spec {
+        Spec { lifetime_s: (START.seconds() - ISSUED.seconds()) + CLOCK_TOLERANCE_S + left.as_secs(), ..self }
     }
 
     /// With a role beside that of a relay.
@@ -107,7 +115,7 @@ impl World {
             prefixes: spec.subnets.iter().map(|subnet| subnet.prefix).collect(),
             roles: if spec.relay { spec.roles.union(Roles::RELAY) } else { spec.roles },
             constraints: None,
-            lifetime_s: DEFAULT_LIFETIME_S,
+            lifetime_s: spec.lifetime_s,
         };
         let certificate =
             issue(ISSUED, &self.trust, &Signer::Root(&self.authority), request, None, self.rng.random())
@@ -129,6 +137,7 @@ impl World {
             revocations: Vec::new(),
             certificate,
             trust: self.trust.clone(),
+            authority: None,
             plan: None,
             key_writes: 0,
             boot: 0,

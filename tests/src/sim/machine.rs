@@ -6,7 +6,9 @@ use std::sync::Arc;
 use meshnet::dataplane::meta::Meta;
 use meshnet::dataplane::tx::seal;
 use meshnet::dataplane::{HEADROOM, Outgoing, Rx, Snapshot, TAILROOM, Tx, TxVerdict, Verdict};
-use meshnet::membership::{IdentitySecret, TrustChain, VerifiedCertificate};
+use meshnet::membership::{
+    AuthoritySecret, IdentitySecret, Request, Signer, TrustChain, VerifiedCertificate, issue,
+};
 use meshnet::node::{Event, Inbound, KeyRing, Node, NodeConfig, Settings};
 use meshnet::path::SocketId;
 use meshnet::session::GateKey;
@@ -41,6 +43,8 @@ pub struct Disk {
     pub certificate: VerifiedCertificate,
     /// The trust bundles.
     pub trust: TrustChain,
+    /// The seed of the authority's key, where it is kept.
+    pub authority: Option<[u8; 32]>,
     /// Its own plan, as an operator.
     pub plan: Option<KeyPlan>,
     /// Writes of the keys so far.
@@ -347,6 +351,33 @@ impl Machine {
                 Event::KeysRotated { epoch } => outputs.push(Output::Note(format!("rotated to {epoch}"))),
                 Event::RevocationsChanged => {
                     self.disk.revocations = running.node.export_revocations();
+                }
+                Event::Renew { member } => {
+                    let Some(authority) = &self.disk.authority else { continue };
+                    let authority = AuthoritySecret::from_bytes(authority);
+                    let Some(old) = running.node.membership().get(member) else { continue };
+                    let old = old.certificate().body().clone();
+                    let request = Request {
+                        identity: old.identity,
+                        name: old.name,
+                        addresses: old.addresses,
+                        prefixes: old.prefixes,
+                        roles: old.roles,
+                        constraints: old.constraints,
+                        lifetime_s: old.not_after_s - old.not_before_s,
+                    };
+                    let trust = running.node.membership().trust().clone();
+                    let signer = Signer::Root(&authority);
+                    let renewed =
+                        issue(now.wall, &trust, &signer, request, Some(old.serial), 7).expect("it may");
+                    running.node.add_certificate(now, renewed.signed().clone(), None).expect("it is newer");
+                }
+                Event::CertificateChanged => {
+                    let own = running.node.membership().get(running.node.member()).expect("a member");
+                    self.disk.certificate = own.certificate().clone();
+                }
+                Event::CertificateEnds { seconds_left } => {
+                    outputs.push(Output::Note(format!("its certificate ends in {seconds_left} s")));
                 }
                 Event::BundlesChanged => self.disk.trust = running.node.membership().trust().clone(),
                 Event::Revoked { member, .. } => outputs.push(Output::Note(format!("revoked: {member}"))),
