@@ -20,8 +20,12 @@ pub struct Split {
     size: usize,
     /// Length of the super-packet.
     len: usize,
+    /// Number of segments.
+    count: usize,
     /// IPv4 identification of the first segment.
     identification: u16,
+    /// Sum of what all segments' IPv4 headers have in common: all but length, identification, and checksum.
+    common_sum: u16,
     /// Sequence number of the first segment, for TCP.
     sequence: u32,
 }
@@ -56,16 +60,7 @@ impl Split {
         if !fits || !partial || size == 0 {
             return None;
         }
-        Some(Split {
-            layout,
-            size: usize::from(size),
-            len: packet.len(),
-            identification: u16::from_be_bytes([packet[4], packet[5]]),
-            sequence: match layout.transport {
-                Transport::Tcp => u32::from_be_bytes(*packet[layout.network_len + 4..].first_chunk()?),
-                Transport::Udp => 0,
-            },
-        })
+        Split::into_pieces(packet, layout, usize::from(size))
     }
 
     /// The same, with segments of at most `mtu` bytes: a TCP stream may be cut anywhere. `None` for UDP, whose datagrams
@@ -75,7 +70,9 @@ impl Split {
             return Some(*self);
         }
         let size = mtu.checked_sub(self.layout.header_len).filter(|size| *size > 0)?;
-        (self.layout.transport == Transport::Tcp).then_some(Split { size: size.min(self.size), ..*self })
+        let size = size.min(self.size);
+        let count = count(self.len - self.layout.header_len, size);
+        (self.layout.transport == Transport::Tcp).then_some(Split { size, count, ..*self })
     }
 
     /// How to cut a single TCP segment into several of at most `mtu` bytes. `None` for other packets, for segments that
@@ -99,18 +96,12 @@ impl Split {
         if flags & ALONE != 0 || packet.len() == layout.header_len || !is_right {
             return None;
         }
-        Some(Split {
-            layout,
-            size,
-            len: packet.len(),
-            identification: u16::from_be_bytes([packet[4], packet[5]]),
-            sequence: u32::from_be_bytes(*packet[layout.network_len + 4..].first_chunk()?),
-        })
+        Split::into_pieces(packet, layout, size)
     }
 
     /// Number of segments; at least 1.
     pub fn count(&self) -> usize {
-        (self.len - self.layout.header_len).div_ceil(self.size).max(1)
+        self.count
     }
 
     /// Length of every segment but the last, headers included.
@@ -138,9 +129,10 @@ impl Split {
         let payload = &packet[start..(start + self.size).min(self.len)];
         let (header, body) = out.split_at_mut(header_len);
         header.copy_from_slice(&packet[..header_len]);
-        body.copy_from_slice(payload);
         self.write_network_header(header, index, payload.len());
         self.write_transport_header(header, index, payload.len());
+        // Last, so that the header's small stores are done when the cipher loads them in large words.
+        body.copy_from_slice(payload);
         if fill == Fill::Complete {
             let transport_len = out.len() - self.layout.network_len;
             let pseudo = checksum::pseudo_header(
@@ -155,11 +147,29 @@ impl Split {
         }
     }
 
+    fn into_pieces(packet: &[u8], layout: Layout, size: usize) -> Option<Split> {
+        Some(Split {
+            layout,
+            size,
+            len: packet.len(),
+            count: count(packet.len() - layout.header_len, size),
+            identification: u16::from_be_bytes([packet[4], packet[5]]),
+            common_sum: if layout.is_v4 { common_sum(&packet[..layout.network_len]) } else { 0 },
+            sequence: match layout.transport {
+                Transport::Tcp => u32::from_be_bytes(*packet[layout.network_len + 4..].first_chunk()?),
+                Transport::Udp => 0,
+            },
+        })
+    }
+
     fn write_network_header(&self, header: &mut [u8], index: usize, payload_len: usize) {
         let len = header.len() + payload_len;
         if self.layout.is_v4 {
             let identification = self.identification.wrapping_add(index as u16);
-            write_v4(&mut header[..self.layout.network_len], len as u16, identification);
+            let sum = checksum::add(checksum::add(self.common_sum, len as u16), identification);
+            header[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+            header[4..6].copy_from_slice(&identification.to_be_bytes());
+            header[10..12].copy_from_slice(&(!sum).to_be_bytes());
         } else {
             header[4..6].copy_from_slice(&((len - 40) as u16).to_be_bytes());
         }
@@ -183,6 +193,17 @@ impl Split {
         let at = self.layout.transport.checksum_at();
         transport[at..at + 2].fill(0);
     }
+}
+
+fn count(payload_len: usize, size: usize) -> usize {
+    payload_len.div_ceil(size).max(1)
+}
+
+/// The sum of an IPv4 header without its total length, identification, and checksum.
+fn common_sum(header: &[u8]) -> u16 {
+    [&header[..2], &header[6..10], &header[12..]]
+        .into_iter()
+        .fold(0, |sum, part| checksum::add(sum, checksum::sum(part)))
 }
 
 /// Sets the total length and the identification of an IPv4 header, and its checksum.

@@ -182,9 +182,9 @@ impl Cut {
         let counter = Counter(self.counter.0 + number as u64);
         super::header(sealer, counter).write(&mut slot[..data::HEADER_LEN]);
         let trailer_at = slot.len() - TAILROOM;
-        self.split.write(packet, number, fill, &mut slot[data::HEADER_LEN..trailer_at]);
         let trailer = self.trailer(number);
         trailer.write(&mut slot[trailer_at..trailer_at + data::TRAILER_LEN]);
+        self.split.write(packet, number, fill, &mut slot[data::HEADER_LEN..trailer_at]);
         sealer.seal_in_place(counter, slot);
     }
 
