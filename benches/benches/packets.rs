@@ -111,6 +111,7 @@ fn snapshot(at: usize, relayed: bool) -> Snapshot {
         labels: vec![None, None, Some(slot(0)), Some(slot(1))],
         members: HashMap::from([(member(0), slot(0)), (member(1), slot(1))]),
         hops: vec![hop(0), hop(1), None],
+        limit: None,
     };
     Snapshot {
         generation: 1,

@@ -242,6 +242,9 @@ pub struct Candidate {
     pub jitter_ms: Option<f64>,
     /// Share of probes lost lately, 0 to 1.
     pub loss: Option<f64>,
+    /// The longest packet in bytes that it was found to carry.
+    #[serde(default)]
+    pub mtu: Option<u32>,
     /// Why it is in use, or why not.
     pub reason: String,
 }

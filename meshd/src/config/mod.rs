@@ -13,6 +13,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 use meshnet::crypto::Suite;
+use meshnet::dataplane::RelayLimit;
 use meshnet::io::tun::Wish;
 use proto::key_epoch::Capabilities;
 use proto::lane::LANES_MAX;
@@ -88,6 +89,10 @@ pub struct Config {
     pub relay: bool,
     /// Subnets behind the node (its certificate must allow them).
     pub subnets: Vec<Subnet>,
+    /// Whether TOS or traffic class of inner packets is copied outward.
+    pub copy_tos: bool,
+    /// How much to relay for one neighbour; `None` for as much as there is.
+    pub relay_limit: Option<RelayLimit>,
     /// Mark on the underlay's packets, so that they take no overlay route.
     pub fwmark: u32,
     /// Routing table for the overlay's routes; the main one if `None`.
@@ -190,6 +195,8 @@ impl Default for Config {
             state: None,
             interface: DEFAULT_INTERFACE.into(),
             mtu: Mtu::Auto,
+            copy_tos: false,
+            relay_limit: None,
             offload: Wish::Auto,
             suite: SuiteWish::Auto,
             lanes: LanesWish::Auto,
@@ -462,6 +469,23 @@ fn resolve(raw: Raw, findings: &mut Findings<'_>) -> Config {
         }
     }
     config.relay = raw.relay.is_some_and(Spanned::into_inner);
+    if let Some(tos) = raw.tos {
+        match tos.get_ref().as_str() {
+            "copy" => config.copy_tos = true,
+            "off" => config.copy_tos = false,
+            other => findings.add(
+                tos.span(),
+                format!("`{other}` is no choice for `tos`"),
+                Some("write \"copy\" or \"off\"".into()),
+            ),
+        }
+    }
+    if let Some(limit) = raw.relay_limit {
+        match relay_limit(limit.get_ref()) {
+            Ok(limit) => config.relay_limit = limit,
+            Err(message) => findings.add(limit.span(), message, example("relay_limit")),
+        }
+    }
     config.subnets = resolve_subnets(raw.subnets.unwrap_or_default(), findings);
     if let Some(engine) = raw.engine {
         let path = engine.get_ref().strip_prefix("unix://").unwrap_or(engine.get_ref());
@@ -486,6 +510,34 @@ fn resolve(raw: Raw, findings: &mut Findings<'_>) -> Config {
         }
     }
     config
+}
+
+/// A rate in bits a second with a unit, or `off`. The burst is what the rate carries in a tenth of a second, but enough
+/// for some segmented sends.
+fn relay_limit(text: &str) -> Result<Option<RelayLimit>, String> {
+    const BURST_MIN_BYTES: u64 = 256 * 1024;
+    if text == "off" {
+        return Ok(None);
+    }
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim() {
+        "kbit" => 1_000,
+        "mbit" => 1_000_000,
+        "gbit" => 1_000_000_000,
+        _ => {
+            return Err(format!(
+                "`{text}` is no rate: use a number and `kbit`, `mbit`, or `gbit`, or \"off\""
+            ));
+        }
+    };
+    let bits =
+        number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).filter(|bits| *bits >= 8000);
+    let Some(bits) = bits else {
+        return Err(format!("`{text}` is no rate from 8kbit to 1000gbit and the like"));
+    };
+    let bytes_per_s = bits / 8;
+    Ok(Some(RelayLimit { bytes_per_s, burst_bytes: (bytes_per_s / 10).max(BURST_MIN_BYTES) }))
 }
 
 fn resolve_listen(listen: Vec<Spanned<String>>, findings: &mut Findings<'_>) -> Vec<SocketAddr> {

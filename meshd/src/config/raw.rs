@@ -29,6 +29,10 @@ pub struct Raw {
     pub datacenter: Option<Spanned<String>>,
     /// Whether the node relays for others.
     pub relay: Option<Spanned<bool>>,
+    /// How much to relay for one neighbour.
+    pub relay_limit: Option<Spanned<String>>,
+    /// Whether TOS or traffic class is copied outward.
+    pub tos: Option<Spanned<String>>,
     /// Subnets behind the node.
     pub subnets: Option<Vec<RawSubnet>>,
     /// Mark on the underlay's packets.
@@ -75,6 +79,8 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("endpoints", r#"endpoints = ["vpn.example.org:4655"]"#),
     ("datacenter", r#"datacenter = "ams""#),
     ("relay", "relay = true"),
+    ("relay_limit", r#"relay_limit = "100mbit""#),
+    ("tos", r#"tos = "copy""#),
     ("subnets", r#"subnets = [{ prefix = "192.168.7.0/24", weight = 100 }]"#),
     ("prefix", r#"prefix = "192.168.7.0/24""#),
     ("weight", "weight = 100"),

@@ -78,6 +78,9 @@ fn each_wrong_value_says_where_and_what_to_write() {
         ("lanes = 0", "1:9", "write \"auto\" or a number from 1 to 16"),
         ("lanes = \"many\"", "1:9", "\"many\" is no choice"),
         ("lanes = 17", "1:9", "17 is no choice"),
+        ("tos = \"yes\"", "1:7", "write \"copy\" or \"off\""),
+        ("relay_limit = \"fast\"", "1:15", "write for example: relay_limit = \"100mbit\""),
+        ("relay_limit = \"1kbit\"", "1:15", "no rate"),
         ("log = \"wran\"", "1:7", "did you mean \"warn\"?"),
         ("interface = \"a-name-that-is-too-long\"", "1:13", "1 to 15 characters"),
         ("subnets = [{ prefix = \"192.168.7.1/24\" }]", "1:23", "write \"192.168.7.0/24\""),
@@ -135,4 +138,15 @@ proptest! {
             prop_assert_eq!(endpoint.to_string().parse::<HostPort>().unwrap(), endpoint);
         }
     }
+}
+
+#[test]
+fn a_relay_limit_has_a_burst_of_a_tenth_of_a_second() {
+    let limit = |text: &str| parse(&format!("relay_limit = \"{text}\"")).unwrap().relay_limit;
+    assert_eq!(limit("off"), None);
+    let given = limit("800mbit").unwrap();
+    assert_eq!((given.bytes_per_s, given.burst_bytes), (100_000_000, 10_000_000));
+    let small = limit("1mbit").unwrap();
+    assert_eq!((small.bytes_per_s, small.burst_bytes), (125_000, 262_144));
+    assert!(parse("tos = \"copy\"").unwrap().copy_tos);
 }

@@ -204,6 +204,8 @@ impl Network {
             interface_addresses,
             sockets: sockets.to_vec(),
             mtu: self.mtu,
+            copy_tos: config.copy_tos,
+            relay_limit: config.relay_limit,
             rotate_every: config.rotate_every.map(Duration::from_secs),
         }
     }

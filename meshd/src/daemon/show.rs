@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use meshnet::dataplane::inner_mtu;
 use meshnet::node::{Node, NodeStats, PeerState as State, PeerView, Warning};
 use meshnet::path::{PathId, PathView, Standing};
 use meshnet::session::{DropReason, HandshakeStats};
@@ -179,6 +180,7 @@ fn candidate(path: &PathView, chosen: Option<&PathView>, name_of: &impl Fn(Membe
         rtt_ms: quality.and_then(|quality| milliseconds(quality.rtt())),
         jitter_ms: quality.and_then(|quality| milliseconds(quality.jitter())),
         loss: quality.map(|quality| f64::from(quality.loss())),
+        mtu: path.len_is_proven.then(|| inner_mtu(path.datagram_len, !path.id.is_direct()).into()),
         reason: reason(path, chosen),
     }
 }

@@ -44,9 +44,11 @@ pub fn status(status: &Status, style: Style) -> String {
 
 /// `meshd peers`.
 pub fn peers(peers: &[Peer], style: Style) -> String {
-    let mut table =
-        table(style, &["PEER", "STATE", "ADDRESS", "PATH", "RTT", "LOSS", "RECEIVED", "SENT", "HANDSHAKE"]);
-    for column in [4, 5, 6, 7, 8] {
+    let mut table = table(
+        style,
+        &["PEER", "STATE", "ADDRESS", "PATH", "RTT", "LOSS", "MTU", "RECEIVED", "SENT", "HANDSHAKE"],
+    );
+    for column in [4, 5, 6, 7, 8, 9] {
         right_align(&mut table, column);
     }
     for peer in peers {
@@ -58,6 +60,7 @@ pub fn peers(peers: &[Peer], style: Style) -> String {
             Cell::new(path.map(describe).unwrap_or_else(|| "-".into())),
             Cell::new(path.and_then(|path| path.rtt_ms).map_or_else(|| "-".into(), units::milliseconds)),
             Cell::new(path.map_or_else(|| "-".into(), |path| units::percent(path.loss))),
+            Cell::new(path.map_or_else(|| "-".into(), |path| path.mtu.to_string())),
             Cell::new(units::bytes(peer.rx_bytes)),
             Cell::new(units::bytes(peer.tx_bytes)),
             Cell::new(
@@ -94,8 +97,8 @@ pub fn routes(routes: &[Route], style: Style) -> String {
 
 /// `meshd why`.
 pub fn candidates(candidates: &[Candidate], style: Style) -> String {
-    let mut table = table(style, &["", "PATH", "RTT", "JITTER", "LOSS", "WHY"]);
-    for column in [2, 3, 4] {
+    let mut table = table(style, &["", "PATH", "RTT", "JITTER", "LOSS", "MTU", "WHY"]);
+    for column in [2, 3, 4, 5] {
         right_align(&mut table, column);
     }
     let dash = || "-".to_owned();
@@ -106,6 +109,7 @@ pub fn candidates(candidates: &[Candidate], style: Style) -> String {
             Cell::new(candidate.rtt_ms.map_or_else(dash, units::milliseconds)),
             Cell::new(candidate.jitter_ms.map_or_else(dash, units::milliseconds)),
             Cell::new(candidate.loss.map_or_else(dash, units::percent)),
+            Cell::new(candidate.mtu.map_or_else(dash, |mtu| mtu.to_string())),
             Cell::new(&candidate.reason),
         ]);
     }
@@ -233,9 +237,9 @@ mod tests {
         ];
         assert_eq!(
             peers(&list, Style::plain()),
-            "PEER       STATE        ADDRESS    PATH                RTT  LOSS  RECEIVED  SENT  HANDSHAKE\n\
-             b          connected    10.99.0.2  via ams1, fra1  12.3 ms  25 %    1.5 kB  20 B   61 s ago\n\
-             long-name  unreachable  10.99.0.2  -                     -     -    1.5 kB  20 B   61 s ago\n"
+            "PEER       STATE        ADDRESS    PATH                RTT  LOSS   MTU  RECEIVED  SENT  HANDSHAKE\n\
+             b          connected    10.99.0.2  via ams1, fra1  12.3 ms  25 %  1380    1.5 kB  20 B   61 s ago\n\
+             long-name  unreachable  10.99.0.2  -                     -     -     -    1.5 kB  20 B   61 s ago\n"
         );
     }
 

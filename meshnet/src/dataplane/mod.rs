@@ -23,6 +23,7 @@
 //! While a path is in doubt everything leaves on a second one too. If both go through relays, their headers do not fit
 //! before one body, and the second gets a copy of it.
 
+pub mod budget;
 pub mod checksum;
 pub mod fragment;
 pub mod icmp;
@@ -39,7 +40,9 @@ pub mod tx;
 
 pub use merge::{Run, Segment};
 pub use rx::{Notice, Rx, Verdict, Via};
-pub use snapshot::{Carrier, LocalPrefixes, PeerStats, PeerTx, Receiver, RelayHop, RelayTable, Snapshot};
+pub use snapshot::{
+    Carrier, LocalPrefixes, PeerStats, PeerTx, Receiver, RelayHop, RelayLimit, RelayTable, Snapshot,
+};
 pub use tx::{Burst, Cut, Outgoing, Tx, TxVerdict};
 
 use proto::data;
@@ -53,6 +56,12 @@ pub const TAILROOM: usize = data::TRAILER_LEN + data::TAG_LEN;
 pub const WORST_OVERHEAD: usize = 40 + 8 + HEADROOM + TAILROOM;
 /// The overlay's MTU on a 1500-byte underlay: every path fits without fragments.
 pub const DEFAULT_MTU: u16 = (1500 - WORST_OVERHEAD) as u16;
+
+/// The longest inner packet of a sealed datagram of `datagram_len` bytes, through a relay by its label.
+pub fn inner_mtu(datagram_len: u16, relayed: bool) -> u16 {
+    let prefix = if relayed { wire::HEADER_LEN + wire::HOP_TAG_LEN } else { 0 };
+    datagram_len.saturating_sub((prefix + data::HEADER_LEN + TAILROOM) as u16)
+}
 
 /// Why a packet or a datagram was dropped. Each has a counter.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -90,6 +99,10 @@ pub enum Drop {
     RelayLoop,
     /// A packet from the device that the path does not carry and that may not be cut; its sender is told.
     TooBig,
+    /// A queue on the way was long and said so, but the inner packet's transport does not know of ECN (RFC 6040).
+    NotEcnCapable,
+    /// Who asked to relay it has used up what the relay carries for one.
+    RelayLimited,
 }
 
 /// Number of [`Drop`] reasons.
@@ -97,7 +110,7 @@ pub const DROP_REASONS: usize = Drop::ALL.len();
 
 impl Drop {
     /// Every reason, in the order of its counter.
-    pub const ALL: [Drop; 16] = [
+    pub const ALL: [Drop; 18] = [
         Drop::Malformed,
         Drop::ForeignSource,
         Drop::NotUnicast,
@@ -114,6 +127,8 @@ impl Drop {
         Drop::RelayNoRoute,
         Drop::RelayLoop,
         Drop::TooBig,
+        Drop::NotEcnCapable,
+        Drop::RelayLimited,
     ];
 
     /// Its name in metrics and JSON.
@@ -135,6 +150,8 @@ impl Drop {
             Drop::RelayNoRoute => "relay_no_route",
             Drop::RelayLoop => "relay_loop",
             Drop::TooBig => "too_big",
+            Drop::NotEcnCapable => "not_ecn_capable",
+            Drop::RelayLimited => "relay_limited",
         }
     }
 }

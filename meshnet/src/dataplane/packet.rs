@@ -161,24 +161,36 @@ pub fn checksummed(packet: &[u8]) -> Option<Layout> {
     fits.then_some(layout)
 }
 
+/// TOS or traffic class of a packet; 0 for what is neither IPv4 nor IPv6.
+pub fn tos(packet: &[u8]) -> u8 {
+    match *packet {
+        [first, second, ..] if first >> 4 == 4 => second,
+        [first, second, ..] if first >> 4 == 6 => first << 4 | second >> 4,
+        _ => 0,
+    }
+}
+
 /// Carries a mark of congestion from the outer packet in (RFC 6040 section 4.2): a packet of an ECN-capable transport
-/// becomes CE. Others stay as they are. `packet` is one for which [`addresses`] gave something.
-pub fn mark_congestion(packet: &mut [u8]) {
+/// becomes CE. `false` for one whose transport does not know of ECN: it has to be dropped, as its sender would not notice
+/// the mark. `packet` is one for which [`addresses`] gave something.
+pub fn mark_congestion(packet: &mut [u8]) -> bool {
     const CE: u8 = 3;
     let is_v4 = packet[0] >> 4 == 4;
-    let ecn = if is_v4 { packet[1] & CE } else { (packet[1] >> 4) & CE };
-    if ecn == 0 || ecn == CE {
-        return;
+    match tos(packet) & CE {
+        0 => return false,
+        CE => return true,
+        _ => {}
     }
     if !is_v4 {
         packet[1] |= CE << 4;
-        return;
+        return true;
     }
     packet[1] |= CE;
     let header_len = usize::from(packet[0] & 0x0f) * 4;
     packet[10..12].fill(0);
     let sum = !super::checksum::sum(&packet[..header_len]);
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    true
 }
 
 /// The protocol above IPv6 in `packet`, and where its header begins; in the first fragment, too. `None` for later

@@ -12,6 +12,7 @@ use proto::id::{Counter, MemberId, ReceiverIndex, RelayLabel};
 use proto::lane::{self, Lane, Role};
 use proto::relay as wire;
 
+use super::budget::Budgets;
 use super::merge::Segment;
 use super::packet::{self, Addresses};
 use super::snapshot::{IndexHasher, MemberSlot, Receiver, Snapshot};
@@ -142,6 +143,7 @@ pub struct Rx {
     sessions: Sessions,
     notices: VecDeque<Notice>,
     relay_told: Mono,
+    budgets: Budgets,
     /// What was admitted last under this snapshot: the next packet is mostly of the same flow.
     admitted: Option<(MemberSlot, Addresses)>,
 }
@@ -188,6 +190,7 @@ impl Rx {
             sessions: Sessions::default(),
             notices: VecDeque::new(),
             relay_told: Mono(0),
+            budgets: Budgets::default(),
             admitted: None,
         }
     }
@@ -380,6 +383,12 @@ impl Rx {
         let Some(sealer) = relay::hop_lane(&hop.sealer, Role::Forward, &buf[inner.clone()]) else {
             return Verdict::Drop(Drop::UnknownLane);
         };
+        // What comes from another relay was counted there, by whom it came from.
+        if let Some(limit) = table.limit.filter(|_| !previous.is_relay)
+            && !self.budgets.spend(previous.slot, &limit, now, datagram.len())
+        {
+            return Verdict::Drop(Drop::RelayLimited);
+        }
         let Some(counter) = sealer.reserve(1) else { return Verdict::Drop(Drop::RelayNoRoute) };
         let label = if header.ids.is_some() { RelayLabel::LONG } else { hop.label };
         let next = relay::next_header(header, (sealer, counter), label);

@@ -47,6 +47,8 @@ pub struct Snapshot {
     pub local: LocalPrefixes,
     /// Present when this node relays.
     pub relay: Option<RelayTable>,
+    /// Whether TOS or traffic class of inner packets is copied outward.
+    pub copy_tos: bool,
     /// Peers whose relay was reported gone lately.
     pub resend: Resend,
 }
@@ -172,6 +174,17 @@ pub struct RelayTable {
     pub members: HashMap<MemberId, MemberSlot>,
     /// Next hop by destination slot.
     pub hops: Vec<Option<RelayHop>>,
+    /// What is carried for one neighbour that does not relay itself.
+    pub limit: Option<RelayLimit>,
+}
+
+/// How much a relay carries for one neighbour: a token bucket over bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RelayLimit {
+    /// In the long run, in bytes a second.
+    pub bytes_per_s: u64,
+    /// At once, in bytes.
+    pub burst_bytes: u64,
 }
 
 /// The next hop towards a destination.

@@ -118,6 +118,7 @@ fn relay_table(_: &Arc<Sealer>) -> RelayTable {
         labels: vec![None, None, Some(slot(0)), Some(slot(1))],
         members: HashMap::from([(member(0), slot(0)), (member(1), slot(1))]),
         hops: vec![Some(hop(0)), Some(hop(1)), None],
+        limit: None,
     }
 }
 
@@ -520,4 +521,45 @@ fn the_mss_is_clamped_on_the_way_out_and_on_the_way_in() {
         assert_eq!(mss(packet), expected);
         assert!(right(packet));
     }
+}
+
+#[test]
+fn a_relay_carries_no_more_for_one_neighbour_than_its_limit() {
+    let mut at_relay = snapshot(RELAY, None);
+    let limit = super::RelayLimit { bytes_per_s: 1000, burst_bytes: 400 };
+    at_relay.relay.as_mut().expect("a relay").limit = Some(limit);
+    let (sender, mut rx) = (snapshot(0, Some(RelayLabel::LONG)), Rx::new());
+    let packet = udp(overlay(0), overlay(1), &[1; 20]);
+    let mut outcomes = Vec::new();
+    for _ in 0..6 {
+        let datagram = send(&sender, &packet).expect("sent");
+        let (verdict, _) = receive(&mut rx, &at_relay, 0, &datagram);
+        outcomes.push(match verdict {
+            Verdict::Forward { .. } => true,
+            Verdict::Drop(reason) => {
+                assert_eq!(reason, Drop::RelayLimited);
+                false
+            }
+            other => panic!("{other:?}"),
+        });
+    }
+    assert_eq!(outcomes, [true, true, false, false, false, false]);
+}
+
+#[test]
+fn a_mark_of_congestion_is_carried_in_or_the_packet_is_dropped() {
+    let mut packet = udp(overlay(0), overlay(1), b"x");
+    assert!(!packet::mark_congestion(&mut packet), "it knows nothing of ECN");
+    for ect in [1, 2] {
+        packet[1] = 0xb8 | ect;
+        assert!(packet::mark_congestion(&mut packet));
+        assert_eq!((packet[1], packet::tos(&packet)), (0xbb, 0xbb));
+        assert_eq!(checksum::sum(&packet[..20]), 0xffff);
+    }
+    let mut v6 = vec![0x6b, 0x80, 0, 0];
+    assert_eq!(packet::tos(&v6), 0xb8);
+    v6[1] |= 0x20;
+    assert!(packet::mark_congestion(&mut v6));
+    assert_eq!((v6[0], v6[1], packet::tos(&v6)), (0x6b, 0xb0, 0xbb));
+    assert_eq!((packet::tos(&[]), packet::tos(&[0x12, 9])), (0, 0));
 }

@@ -10,6 +10,7 @@ use proto::record::{KeyPlan, Subnet};
 use proto::signed::Signed;
 
 use crate::crypto::TransportSecret;
+use crate::dataplane::RelayLimit;
 use crate::membership::{AddError, IdentitySecret, TrustChain};
 use crate::path::SocketId;
 use crate::session::{GateKey, UnsupportedEpoch};
@@ -154,6 +155,10 @@ pub struct Settings {
     pub sockets: Vec<Socket>,
     /// MTU of the overlay interface.
     pub mtu: u16,
+    /// Copy TOS or traffic class of inner packets outward.
+    pub copy_tos: bool,
+    /// How much to relay for one neighbour; `None` for as much as there is.
+    pub relay_limit: Option<RelayLimit>,
     /// How often the transport key is replaced by itself; never if `None`.
     pub rotate_every: Option<Duration>,
 }

@@ -120,6 +120,7 @@ impl Node {
             sources: self.routing.sources.clone(),
             local: LocalPrefixes::new(addresses, subnets),
             relay: self.relays_now(now).then(|| self.relay_table(now)),
+            copy_tos: self.settings.copy_tos,
             resend: self.resend.current(),
         };
         self.events.push_back(Event::Snapshot(Arc::new(snapshot)));
@@ -165,7 +166,7 @@ impl Node {
         for (member, label) in &self.labels.of {
             labels[usize::from(label.0)] = self.slots.of.get(member).copied();
         }
-        RelayTable { labels, members, hops }
+        RelayTable { labels, members, hops, limit: self.settings.relay_limit }
     }
 
     /// The next hop towards a member, as a relay: the member itself where a direct path is alive, else the next relay on

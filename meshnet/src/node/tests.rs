@@ -168,6 +168,8 @@ impl World {
                     bound: None,
                 }],
                 mtu: 1340,
+                copy_tos: false,
+                relay_limit: None,
                 ..Settings::default()
             },
         };

@@ -27,11 +27,14 @@ pub(super) struct Outbox {
     /// All groups ever needed, so that their memory is used again; the first `used` are in use.
     groups: Vec<Group>,
     used: usize,
+    /// TOS or traffic class of what is added.
+    tos: u8,
 }
 
 struct Group {
     socket: SocketId,
     to: SocketAddr,
+    tos: u8,
     segment: usize,
     bytes: usize,
     datagrams: usize,
@@ -43,7 +46,7 @@ struct Group {
 impl Outbox {
     /// For the thread of this lane.
     pub(super) fn new(lane: usize) -> Outbox {
-        Outbox { lane, groups: Vec::with_capacity(GROUPS_MAX), used: 0 }
+        Outbox { lane, groups: Vec::with_capacity(GROUPS_MAX), used: 0, tos: 0 }
     }
 
     /// Whether it has to be flushed before the next datagram.
@@ -54,6 +57,11 @@ impl Outbox {
     /// How many more datagrams or bursts it takes at least.
     pub(super) fn room(&self) -> usize {
         GROUPS_MAX - self.used
+    }
+
+    /// What is added from now on leaves with this TOS or traffic class. A group has one: a change of it begins another.
+    pub(super) fn mark(&mut self, tos: u8) {
+        self.tos = tos;
     }
 
     /// Adds the datagram in `range` of the buffer.
@@ -69,7 +77,8 @@ impl Outbox {
             group.add(piece);
             return;
         }
-        self.next_group().begin(socket, to, piece);
+        let tos = self.tos;
+        self.next_group().begin((socket, to, tos), piece);
     }
 
     /// Adds the datagrams of a burst.
@@ -84,12 +93,16 @@ impl Outbox {
             group.add_all(burst);
             return;
         }
-        self.next_group().begin_with(burst);
+        let tos = self.tos;
+        self.next_group().begin_with(burst, tos);
     }
 
     /// Only the latest group with that destination may grow, else the order would change.
     fn latest(&mut self, socket: SocketId, to: SocketAddr) -> Option<&mut Group> {
-        self.groups[..self.used].iter_mut().rev().find(|group| group.socket == socket && group.to == to)
+        let tos = self.tos;
+        let latest =
+            self.groups[..self.used].iter_mut().rev().find(|group| group.socket == socket && group.to == to);
+        latest.filter(|group| group.tos == tos)
     }
 
     fn next_group(&mut self) -> &mut Group {
@@ -129,6 +142,7 @@ impl Group {
         Group {
             socket: SocketId(0),
             to: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0),
+            tos: 0,
             segment: 1,
             bytes: 0,
             datagrams: 0,
@@ -137,16 +151,16 @@ impl Group {
         }
     }
 
-    fn begin(&mut self, socket: SocketId, to: SocketAddr, piece: Piece) {
+    fn begin(&mut self, (socket, to, tos): (SocketId, SocketAddr, u8), piece: Piece) {
         let len = piece.len as usize;
-        (self.socket, self.to, self.segment) = (socket, to, len.max(1));
+        (self.socket, self.to, self.tos, self.segment) = (socket, to, tos, len.max(1));
         (self.bytes, self.datagrams, self.ended) = (len, 1, false);
         self.pieces.clear();
         self.pieces.push(piece);
     }
 
-    fn begin_with(&mut self, burst: &Burst) {
-        (self.socket, self.to, self.segment) = (burst.socket, burst.to, burst.len.max(1));
+    fn begin_with(&mut self, burst: &Burst, tos: u8) {
+        (self.socket, self.to, self.tos, self.segment) = (burst.socket, burst.to, tos, burst.len.max(1));
         (self.bytes, self.datagrams, self.ended) = (0, 0, false);
         self.pieces.clear();
         self.add_all(burst);
@@ -193,7 +207,7 @@ impl Group {
 
     fn transmit<'a>(&'a self, buffer: &'a [u8], from: Option<IpAddr>) -> Transmit<'a> {
         let payload = Payload::Pieces { buffer, pieces: &self.pieces };
-        Transmit { to: self.to, from, tos: 0, segment: self.segment, payload }
+        Transmit { to: self.to, from, tos: self.tos, segment: self.segment, payload }
     }
 }
 
@@ -260,6 +274,20 @@ mod tests {
         }
         outbox.push(SocketId(0), at(1), 50_000..50_100);
         assert_eq!(shape(&outbox), [(1, 1452, 11, 11)]);
+    }
+
+    #[test]
+    fn a_change_of_tos_begins_a_group_and_the_order_stays() {
+        let mut outbox = Outbox::new(0);
+        for tos in [0, 0, 0xb8, 0xb8, 0, 3, 3] {
+            outbox.mark(tos);
+            outbox.push(SocketId(0), at(1), 0..100);
+        }
+        let groups: Vec<_> =
+            outbox.groups[..outbox.used].iter().map(|group| (group.tos, group.datagrams)).collect();
+        assert_eq!(groups, [(0, 2), (0xb8, 2), (0, 1), (3, 2)]);
+        let buffer = [0; 100];
+        assert_eq!(outbox.groups[1].transmit(&buffer, None).tos, 0xb8);
     }
 
     #[test]

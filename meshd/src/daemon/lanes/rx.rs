@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use meshnet::dataplane::merge::RUN_MAX;
-use meshnet::dataplane::{Run, Rx, Segment, Snapshot, Verdict, Via, packet};
+use meshnet::dataplane::{Drop as Reason, Run, Rx, Segment, Snapshot, Verdict, Via, packet};
 use meshnet::io::clock;
 use meshnet::io::tun::Device;
 use meshnet::io::udp::{Batch, Message, Socket};
@@ -202,6 +202,8 @@ impl Work {
         buffer: &mut [u8],
         range: Range<usize>,
     ) -> Option<Trust> {
+        // A relay is a router: it passes on what the datagram says of its urgency, and that a queue was long.
+        self.outbox.mark(origin.tos);
         let verdict = self.rx.process(snapshot, now, origin.socket, origin.from, buffer, range.clone());
         if let Verdict::Elsewhere(thread) = verdict {
             self.hand_over(thread, origin, &buffer[range]);
@@ -210,8 +212,10 @@ impl Work {
         let trust = trust_in(&verdict);
         if let Verdict::Deliver { packet, .. } = &verdict
             && origin.tos & CONGESTED == CONGESTED
+            && !packet::mark_congestion(&mut buffer[packet.clone()])
         {
-            packet::mark_congestion(&mut buffer[packet.clone()]);
+            self.counters().drop_rx(Reason::NotEcnCapable);
+            return trust;
         }
         self.carry_out(verdict, buffer);
         trust

@@ -396,6 +396,7 @@ fn a_super_packet_takes_one_system_call_at_each_step_direct_and_relayed() {
         labels: vec![None, None, Some(MemberSlot(1))],
         members: [(member(1), MemberSlot(1))].into(),
         hops: vec![None, Some(hop), None],
+        limit: None,
     };
     world.publish(&r, 3, Vec::new(), Some(table));
     world.publish(&b, 3, Vec::new(), None);
@@ -470,6 +471,7 @@ fn a_relay_forwards_and_its_device_sees_nothing() {
         labels: vec![None, None, Some(MemberSlot(1))],
         members: [(member(1), MemberSlot(1))].into(),
         hops: vec![None, Some(hop), None],
+        limit: None,
     };
     world.publish(&r, 3, Vec::new(), Some(table));
     world.publish(&b, 3, Vec::new(), None);
@@ -501,6 +503,7 @@ fn a_batch_to_relay_leaves_as_a_batch() {
         labels: vec![None, None, Some(MemberSlot(1))],
         members: [(member(1), MemberSlot(1))].into(),
         hops: vec![None, Some(hop), None],
+        limit: None,
     };
     world.publish(&r, 3, Vec::new(), Some(table));
     world.publish(&b, 3, Vec::new(), None);

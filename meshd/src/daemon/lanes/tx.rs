@@ -10,7 +10,7 @@ use meshnet::dataplane::fragment::Fragments;
 use meshnet::dataplane::icmp::Error;
 use meshnet::dataplane::meta::Meta;
 use meshnet::dataplane::split::{Fill, Split};
-use meshnet::dataplane::{Cut, Drop as Reason, HEADROOM, Snapshot, TAILROOM, Tx, TxVerdict, tx};
+use meshnet::dataplane::{Cut, Drop as Reason, HEADROOM, Snapshot, TAILROOM, Tx, TxVerdict, packet, tx};
 use meshnet::io::clock;
 use meshnet::io::tun::{Device, DeviceError, READ_MAX_BYTES};
 use meshnet::io::wake::Interest;
@@ -157,6 +157,7 @@ impl Sender {
             return;
         }
         let (shared, outbox) = (&self.shared, &mut self.outbox);
+        outbox.mark(0);
         let thread = self.thread;
         let count = self.tx.resend(snapshot, now, &mut self.arena, |arena, outgoing| {
             outbox.push(outgoing.socket, outgoing.to, outgoing.range);
@@ -170,6 +171,8 @@ impl Sender {
     fn packet(&mut self, now: Mono, inner: Range<usize>, meta: &Meta) -> usize {
         let mut free = (inner.end + TAILROOM).next_multiple_of(ALIGNMENT);
         let snapshot = self.snapshot.load();
+        let tos = if snapshot.copy_tos { packet::tos(&self.arena[inner.clone()]) } else { 0 };
+        self.outbox.mark(tos);
         match self.tx.process(snapshot, now, &mut self.arena, inner.clone(), meta) {
             TxVerdict::Send { first, second } => {
                 for outgoing in std::iter::once(first).chain(second) {

@@ -233,6 +233,7 @@ fn relayed_packets_stay_on_their_lane_at_every_hop() {
             labels: vec![None, None, Some(MemberSlot(1))],
             members: [(member(1), MemberSlot(1))].into(),
             hops: vec![None, Some(hop), None],
+            limit: None,
         };
         // The relay sends packets of its own to the same neighbour, too.
         world.publish(&r, 3, vec![(1, World::direct(&b), None)], Some(table));

@@ -1,0 +1,167 @@
+//! What happens to packets beside being carried: their marks, limits of relays, errors, loss.
+
+use meshnet_tests::net::{
+    Lan, SETTLE, Split, admit, done, figure, flow, let_send, limit, overlay, transfer, wait_for_arrivals,
+};
+use netlab::mesh::{INTERFACE, Member};
+use netlab::{Fault, Machine};
+use std::net::IpAddr;
+use std::process::Command;
+use std::time::Duration;
+
+fn configure(member: &mut Member, configuration: &str) {
+    done(member.terminate(Duration::from_secs(5)));
+    let file = member.state().join("meshd.toml");
+    let before = std::fs::read_to_string(&file).unwrap_or_default();
+    done(std::fs::write(&file, format!("{configuration}\n{before}")));
+    done(member.up());
+}
+
+/// ping(8) with a TOS; what it says.
+fn ping(machine: &Machine, to: IpAddr, tos: u8) -> String {
+    let mut ping = Command::new("ping");
+    ping.args(["-c", "5", "-i", "0.2", "-W", "1", "-Q", &tos.to_string(), &to.to_string()]);
+    let finished = done(machine.run(ping, Duration::from_secs(8)));
+    format!("{}{}", finished.stdout, finished.stderr)
+}
+
+/// TOS of the IPv4 packets of a protocol that a machine's interface sees meanwhile.
+fn seen(machine: &Machine, interface: &str, protocol: u8, meanwhile: impl FnOnce()) -> Vec<u8> {
+    let link = if interface == INTERFACE { 0 } else { 14 };
+    let capture = done(machine.capture(interface));
+    meanwhile();
+    let recording = done(capture.stop());
+    let packets = recording.packets.iter().filter_map(|packet| packet.bytes.get(link..));
+    packets.filter(|ip| ip.len() >= 20 && ip[0] == 0x45 && ip[9] == protocol).map(|ip| ip[1]).collect()
+}
+
+#[test]
+fn marks_go_out_where_that_is_asked_for_and_congestion_comes_back_in() {
+    const ICMP: u8 = 1;
+    const UDP: u8 = 17;
+    const URGENT_ECT: u8 = 0xb8 | 2;
+    let mut lan = Lan::new(2);
+    let target = overlay(&lan.nodes[1]);
+    let at = |lan: &Lan| lan.ports[1].interface().to_owned();
+    let machine = lan.nodes[1].machine().clone();
+    let outside = seen(&machine, &at(&lan), UDP, || {
+        ping(lan.nodes[0].machine(), target, URGENT_ECT);
+    });
+    assert!(!outside.is_empty() && outside.iter().all(|tos| *tos == 0), "unless asked for: {outside:?}");
+    configure(&mut lan.nodes[0], "tos = \"copy\"");
+    let a = &lan.nodes[0];
+    done(a.wait_for_ping(target, SETTLE));
+    let outside = seen(&machine, &at(&lan), UDP, || {
+        ping(a.machine(), target, URGENT_ECT);
+    });
+    assert!(outside.iter().filter(|tos| **tos == URGENT_ECT).count() >= 5, "{outside:?}");
+    // A queue on the way is long and says so.
+    let mark = format!(
+        "table netdev mark {{ chain ingress {{ type filter hook ingress device \"{}\" priority 0; \
+         ip protocol udp ip ecn set ce; }} }}",
+        at(&lan)
+    );
+    done(machine.nft(&mark));
+    let inside = seen(&machine, INTERFACE, ICMP, || {
+        let text = ping(a.machine(), target, URGENT_ECT);
+        assert!(text.contains(" 0% packet loss"), "{text}");
+    });
+    assert!(inside.iter().filter(|tos| **tos == URGENT_ECT | 3).count() >= 5, "{inside:?}");
+    // Whose transport knows nothing of ECN has to notice by loss.
+    let text = ping(a.machine(), target, 0);
+    assert!(text.contains("100% packet loss"), "{text}");
+    let drops = done(lan.nodes[1].status()).drops;
+    assert!(drops.get("rx_not_ecn_capable").is_some_and(|count| *count >= 5), "{drops:?}");
+}
+
+#[test]
+fn a_flood_through_a_relay_is_limited_and_another_source_does_not_feel_it() {
+    let mut split = Split::new(1);
+    let machine = done(split.lab.machine("c"));
+    done(machine.plug(&split.left, &["192.0.2.3/24"]));
+    let quiet = admit(&split.relays[0], &machine, &[], &[]);
+    configure(&mut split.relays[0], "relay_limit = \"4mbit\"");
+    done(split.a.wait_for_ping(overlay(&split.b), SETTLE));
+    done(quiet.wait_for_ping(overlay(&split.b), SETTLE));
+    let other = flow(&quiet, &split.b, 200);
+    wait_for_arrivals(&other, 200);
+    // 200 bytes, inner headers, and what sealing and relaying add: 294 bytes, 47 Mbit/s.
+    let flood = flow(&split.a, &split.b, 20_000);
+    wait_for_arrivals(&flood, 2_000);
+    let (before, start) = (flood.progress().received, std::time::Instant::now());
+    let_send(&other, 1_000);
+    let rate = (flood.progress().received - before) as f64 / start.elapsed().as_secs_f64();
+    let flood = done(flood.stop());
+    let other = done(other.stop());
+    let mbit = rate * 294.0 * 8.0 / 1e6;
+    figure("a flood of 47 Mbit/s through a relay with a limit of 4", format!("{mbit:.1} Mbit/s arrive"));
+    figure("packets of another source that are lost meanwhile", format!("{} of {}", other.lost, other.sent));
+    assert!((2.0..5.0).contains(&mbit), "{mbit}");
+    assert!(flood.lost > 0 && other.lost * 100 <= other.sent, "{other:?}");
+    let drops = done(split.relays[0].status()).drops;
+    assert!(drops.get("rx_relay_limited").is_some_and(|count| *count > 1000), "{drops:?}");
+}
+
+#[test]
+fn who_sends_to_nobody_or_to_a_member_that_is_gone_is_told() {
+    let mut lan = Lan::new(2);
+    let gone = overlay(&lan.nodes[1]);
+    lan.nodes[1].kill();
+    let a = &lan.nodes[0];
+    let IpAddr::V4(v4) = gone else { panic!("IPv4") };
+    let [x, y, _, _] = v4.octets();
+    let nobody: IpAddr = [x, y, 200, 200].into();
+    let text = ping(a.machine(), nobody, 0);
+    assert!(text.contains("Destination Net Unreachable"), "{text}");
+    let told = netlab::wait::until("the error about a member that is gone", SETTLE, || {
+        let text = ping(a.machine(), gone, 0);
+        if text.contains("Destination Host Unreachable") { Ok(()) } else { Err(text) }
+    });
+    done(told);
+}
+
+#[test]
+fn whatever_is_lost_on_the_way_every_byte_arrives() {
+    let lan = Lan::new(2);
+    let (a, b) = (&lan.nodes[0], &lan.nodes[1]);
+    for (permille, bytes) in [(10, 20_000_000_u64), (50, 2_000_000), (200, 200_000)] {
+        done(lan.ports[0].apply(&Fault { loss_out_permille: permille, ..Fault::default() }));
+        let rate = transfer(a.machine(), b.machine(), overlay(b), bytes);
+        figure(&format!("verified transfer at {} % loss", permille / 10), format!("{rate:.1} Mbit/s"));
+        let path = done(a.path_to("n2")).unwrap_or_default();
+        assert_eq!(path.mtu, 1354, "loss is no black hole: {path:?}");
+    }
+}
+
+/// 1 GB at a time; `MESHNET_LONG_TRANSFER_MB=10000` for ten.
+#[test]
+fn a_long_transfer_is_whole_direct_and_relayed_with_and_without_offload() {
+    let bytes = limit("MESHNET_LONG_TRANSFER_MB", 1000_u64) * 1_000_000;
+    let mut lan = Lan::new(2);
+    let mut split = Split::new(1);
+    for offloads in [["auto", "auto"], ["off", "auto"], ["auto", "off"]] {
+        // Without offload it is much slower.
+        let bytes = if offloads == ["auto", "auto"] { bytes } else { bytes / 10 };
+        if offloads != ["auto", "auto"] {
+            for (member, offload) in lan.nodes.iter_mut().zip(offloads) {
+                set_offload(member, offload);
+            }
+            set_offload(&mut split.a, offloads[0]);
+            set_offload(&mut split.b, offloads[1]);
+        }
+        for (name, from, to) in [("direct", &lan.nodes[0], &lan.nodes[1]), ("relayed", &split.a, &split.b)] {
+            done(from.wait_for_ping(overlay(to), SETTLE));
+            let rate = transfer(from.machine(), to.machine(), overlay(to), bytes);
+            let what = format!("verified transfer of {} MB, {name}, offload {offloads:?}", bytes / 1_000_000);
+            figure(&what, format!("{rate:.0} Mbit/s"));
+        }
+    }
+}
+
+fn set_offload(member: &mut Member, offload: &str) {
+    let file = member.state().join("meshd.toml");
+    let text = std::fs::read_to_string(&file).unwrap_or_default();
+    let others: Vec<&str> = text.lines().filter(|line| !line.starts_with("offload")).collect();
+    done(std::fs::write(&file, others.join("\n")));
+    configure(member, &format!("offload = \"{offload}\""));
+}
