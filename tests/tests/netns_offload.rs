@@ -1,6 +1,8 @@
 //! Super-packets through the mesh: every byte arrives, and every checksum that a host outside sees is right.
 
-use meshnet_tests::net::{Lan, PORT, SETTLE, admit, done, enlist, figure, found, limit, overlay, transfer};
+use meshnet_tests::net::{
+    Lan, PORT, SETTLE, admit, done, enlist, figure, found, limit, overlay, restart_with, transfer,
+};
 use netlab::mesh::Member;
 use netlab::{Lab, Machine};
 use std::process::Command;
@@ -9,14 +11,6 @@ use std::time::Duration;
 /// Bytes of one transfer.
 fn bytes() -> u64 {
     limit("MESHNET_TRANSFER_MB", 200_u64) * 1_000_000
-}
-
-fn restart_with(member: &mut Member, configuration: &str) {
-    done(member.terminate(Duration::from_secs(5)));
-    let file = member.state().join("meshd.toml");
-    let before = done(std::fs::read_to_string(&file));
-    done(std::fs::write(&file, format!("{configuration}\n{before}")));
-    done(member.up());
 }
 
 fn turn_off_checksums(machine: &Machine, interface: &str) {

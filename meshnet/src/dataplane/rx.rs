@@ -290,7 +290,7 @@ impl Rx {
             },
             false => None,
         };
-        receiver.stats.received(content.len());
+        receiver.stats.received(self.number, content.len());
         let segment = Segment { receiver: header.receiver, lane, counter: header.counter, trailer, partial };
         Verdict::Deliver { packet: content, from: receiver.slot, segment }
     }
@@ -393,7 +393,7 @@ impl Rx {
         let label = if header.ids.is_some() { RelayLabel::LONG } else { hop.label };
         let next = relay::next_header(header, (sealer, counter), label);
         relay::stamp(&mut buf[datagram.clone()], &next, sealer);
-        previous.stats.relayed(datagram.len());
+        previous.stats.relayed(self.number, datagram.len());
         if let Some((destination, _)) = header.ids {
             let is_data = Kind::of(&buf[inner]) == Some(Kind::Data);
             if is_data && hop.label != RelayLabel::LONG && self.may_tell_of_relaying(now) {

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
 use proto::data;
 use proto::id::{MemberId, ReceiverIndex, RelayLabel};
+use proto::lane::LANES_MAX;
 
 use super::{TAILROOM, relay};
 use crate::crypto::{Opener, Sealer};
@@ -227,29 +228,75 @@ impl LocalPrefixes {
     }
 }
 
-/// Traffic of one peer, counted by the data plane and read by the control plane.
+/// Traffic of one peer, counted by the data plane and read by the control plane. Each lane counts for itself.
 #[derive(Default, Debug)]
 pub struct PeerStats {
-    /// Inner bytes sent.
-    pub tx_bytes: AtomicU64,
-    /// Inner packets sent.
-    pub tx_packets: AtomicU64,
-    /// Inner bytes received.
-    pub rx_bytes: AtomicU64,
-    /// Inner packets received.
-    pub rx_packets: AtomicU64,
-    /// Datagrams forwarded for this peer as the previous hop.
-    pub relayed_packets: AtomicU64,
-    /// Bytes of them.
-    pub relayed_bytes: AtomicU64,
+    first: LaneStats,
+    others: OnceLock<Box<[LaneStats; LANES_MAX as usize - 1]>>,
     /// Packets that are long enough to meet a limit of the path were sent since this was reset.
     pub large: AtomicBool,
 }
 
+/// The sums of a peer's counters.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Traffic {
+    /// Inner bytes sent.
+    pub tx_bytes: u64,
+    /// Inner packets sent.
+    pub tx_packets: u64,
+    /// Inner bytes received.
+    pub rx_bytes: u64,
+    /// Inner packets received.
+    pub rx_packets: u64,
+    /// Datagrams forwarded for this peer as the previous hop.
+    pub relayed_packets: u64,
+    /// Bytes of them.
+    pub relayed_bytes: u64,
+}
+
+/// Two threads write it, each its own part.
+#[derive(Default, Debug)]
+struct LaneStats {
+    out: Sent,
+    received: Received,
+}
+
+#[derive(Default, Debug)]
+#[repr(align(64))]
+struct Sent {
+    bytes: AtomicU64,
+    packets: AtomicU64,
+}
+
+#[derive(Default, Debug)]
+#[repr(align(64))]
+struct Received {
+    bytes: AtomicU64,
+    packets: AtomicU64,
+    relayed_packets: AtomicU64,
+    relayed_bytes: AtomicU64,
+}
+
 impl PeerStats {
-    pub(super) fn sent(&self, packets: usize, len: usize) {
-        self.tx_bytes.fetch_add(len as u64, Ordering::Relaxed);
-        self.tx_packets.fetch_add(packets as u64, Ordering::Relaxed);
+    /// What was counted so far.
+    pub fn traffic(&self) -> Traffic {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let others = self.others.get().into_iter().flat_map(|others| others.iter());
+        std::iter::once(&self.first).chain(others).fold(Traffic::default(), |sum, lane| Traffic {
+            tx_bytes: sum.tx_bytes + read(&lane.out.bytes),
+            tx_packets: sum.tx_packets + read(&lane.out.packets),
+            rx_bytes: sum.rx_bytes + read(&lane.received.bytes),
+            rx_packets: sum.rx_packets + read(&lane.received.packets),
+            relayed_packets: sum.relayed_packets + read(&lane.received.relayed_packets),
+            relayed_bytes: sum.relayed_bytes + read(&lane.received.relayed_bytes),
+        })
+    }
+
+    /// Packets of `len` bytes together were sent on the lane with this number.
+    pub(crate) fn sent(&self, lane: usize, packets: usize, len: usize) {
+        let sent = &self.lane(lane).out;
+        sent.bytes.fetch_add(len as u64, Ordering::Relaxed);
+        sent.packets.fetch_add(packets as u64, Ordering::Relaxed);
     }
 
     /// Packets of `len` bytes each went out.
@@ -259,13 +306,46 @@ impl PeerStats {
         }
     }
 
-    pub(super) fn received(&self, len: usize) {
-        self.rx_bytes.fetch_add(len as u64, Ordering::Relaxed);
-        self.rx_packets.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn received(&self, lane: usize, len: usize) {
+        let received = &self.lane(lane).received;
+        received.bytes.fetch_add(len as u64, Ordering::Relaxed);
+        received.packets.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn relayed(&self, len: usize) {
-        self.relayed_bytes.fetch_add(len as u64, Ordering::Relaxed);
-        self.relayed_packets.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn relayed(&self, lane: usize, len: usize) {
+        let received = &self.lane(lane).received;
+        received.relayed_bytes.fetch_add(len as u64, Ordering::Relaxed);
+        received.relayed_packets.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn lane(&self, number: usize) -> &LaneStats {
+        match number.checked_sub(1) {
+            None => &self.first,
+            Some(at) => &self.others.get_or_init(Box::default)[at % (usize::from(LANES_MAX) - 1)],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_all_lanes_counted_is_summed_up() {
+        let stats = PeerStats::default();
+        for lane in 0..usize::from(LANES_MAX) {
+            stats.sent(lane, 2, 100);
+            stats.received(lane, 10);
+            stats.relayed(lane, 1000);
+        }
+        let expected = Traffic {
+            tx_bytes: 1600,
+            tx_packets: 32,
+            rx_bytes: 160,
+            rx_packets: 16,
+            relayed_packets: 16,
+            relayed_bytes: 16_000,
+        };
+        assert_eq!(stats.traffic(), expected);
     }
 }

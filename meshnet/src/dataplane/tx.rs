@@ -139,7 +139,7 @@ impl Tx {
         };
         match seal(peer, self.lane, buf, packet.clone(), flags) {
             Some((first, second)) => {
-                peer.stats.sent(1, packet.len());
+                peer.stats.sent(self.lane.number().into(), 1, packet.len());
                 peer.stats.note_len(packet.len());
                 if second.is_none() && matches!(peer.primary, Carrier::Relayed { .. }) {
                     let sealed = packet.start - data::HEADER_LEN..packet.end + TAILROOM;

@@ -219,8 +219,7 @@ impl Node {
         else {
             return;
         };
-        tx.stats.tx_bytes.fetch_add(packet.len() as u64, std::sync::atomic::Ordering::Relaxed);
-        tx.stats.tx_packets.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        tx.stats.sent(0, 1, packet.len());
         for out in [Some(first), second].into_iter().flatten() {
             self.transmit((out.socket, out.to, buf[out.range].to_vec()));
         }

@@ -1,7 +1,6 @@
 //! What people and scripts see of a node.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::Ordering;
 
 use proto::id::{MemberId, Name};
 
@@ -72,7 +71,7 @@ impl Node {
         let known = self.membership.get(member)?;
         let record = self.lsdb.get(member).map(|entry| entry.record());
         let peer = self.peers.get(&member);
-        let count = |read: fn(&crate::dataplane::PeerStats) -> u64| peer.map_or(0, |peer| read(&peer.stats));
+        let traffic = peer.map(|peer| peer.stats.traffic()).unwrap_or_default();
         Some(PeerView {
             member,
             name: known.name().clone(),
@@ -82,8 +81,8 @@ impl Node {
             state: self.state_of(now, member),
             paths: peer.map(|peer| peer.paths.views(now.mono)).unwrap_or_default(),
             path: peer.and_then(|peer| self.current_path(now, peer)),
-            rx_bytes: count(|stats| stats.rx_bytes.load(Ordering::Relaxed)),
-            tx_bytes: count(|stats| stats.tx_bytes.load(Ordering::Relaxed)),
+            rx_bytes: traffic.rx_bytes,
+            tx_bytes: traffic.tx_bytes,
             last_handshake: peer.and_then(|peer| peer.last_handshake).map(|at| now.mono.since(at)),
             key_epoch: known.epochs().newest().map(|epoch| epoch.body().number),
             version: peer.and_then(|peer| peer.hello.as_ref()).map(|(_, version)| version.clone()),

@@ -70,6 +70,20 @@ pub fn enlist(inviter: &Member, machine: &Machine, invite: &[&str], join: &[&str
     member
 }
 
+/// Starts a member's daemon again with these lines in its configuration, instead of what an earlier call gave it.
+///
+/// # Panics
+/// When that fails.
+pub fn restart_with(member: &mut Member, configuration: &str) {
+    const END: &str = "# end of what the scenario says\n";
+    done(member.terminate(Duration::from_secs(5)));
+    let file = member.state().join("meshd.toml");
+    let before = done(std::fs::read_to_string(&file));
+    let own = before.split_once(END).map_or(&*before, |(_, own)| own);
+    done(std::fs::write(&file, format!("{configuration}\n{END}{own}")));
+    done(member.up());
+}
+
 /// A member's overlay IPv4 address.
 ///
 /// # Panics

@@ -162,7 +162,7 @@ impl Cut {
             (at, inner_bytes, last_len) = (at + len, inner_bytes + inner_len, len);
         }
         self.next += count;
-        self.peer.stats.sent(count, inner_bytes);
+        self.peer.stats.sent(self.lane.number().into(), count, inner_bytes);
         self.peer.stats.note_len(self.split.segment_len());
         let shape = Shape { start: room.start, prefix_len, stride, count, last_len };
         let mut second_shape = Shape { start: room.start, ..shape };
