@@ -30,7 +30,7 @@ fn mesh(seed: u64) -> (World, [MachineId; 5]) {
 fn revoke(world: &mut World, by: MachineId, whom: MachineId) {
     let target = RevocationTarget::Member(world.machine(whom).member());
     let now_s = world.machine(by).now(world.elapsed().as_micros() as u64).wall.seconds();
-    world.ask(by, |node, now| node.revoke(now, target, now_s, 1)).unwrap();
+    world.ask(by, |node, now| node.revoke(now, target, now_s, 1)).expect("an authority revokes");
 }
 
 fn knows(world: &World, machine: MachineId, whom: MachineId) -> bool {

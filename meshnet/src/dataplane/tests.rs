@@ -411,7 +411,7 @@ fn tcp(len: usize, flags: u8, options: &[u8]) -> Vec<u8> {
     packet[12..16].copy_from_slice(&source.octets());
     packet[16..20].copy_from_slice(&destination.octets());
     packet[2..4].copy_from_slice(&((header_len + len) as u16).to_be_bytes());
-    packet[32] = ((header_len - 20) / 4 << 4) as u8;
+    packet[32] = (((header_len - 20) / 4) << 4) as u8;
     packet[33] = flags;
     packet[40..header_len].copy_from_slice(options);
     let pseudo = checksum::pseudo_header(&packet[12..20], 6, (header_len - 20 + len) as u16);
