@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use meshnet::membership::{AuthoritySecret, succeed};
 use meshnet_tests::sim::{Link, MachineId, NatKind, Spec, World, seeds};
 use proto::certificate::{Issuer, Roles};
 use proto::revocation::{Revocation, RevocationTarget};
@@ -176,4 +177,37 @@ fn a_member_that_comes_and_goes_keeps_no_operator_busy_when_all_agree() {
     let own = world.machine(r).node().unwrap().membership().revocations();
     assert_eq!(own.differing(&theirs).count(), 0);
     assert_ne!(own.summary(), [0; 16]);
+}
+
+#[test]
+fn trust_bundles_reach_everybody_and_those_who_were_away_get_all_that_they_missed() {
+    for seed in seeds(2) {
+        let (mut world, [r, op, a, b, c]) = mesh(seed);
+        let version = |world: &World, machine: MachineId| {
+            world.machine(machine).node().map_or(0, |node| node.membership().trust().version())
+        };
+        world.crash(c);
+        world.run_for(SECOND);
+        // The old root stays, so that nobody needs a new certificate.
+        for (number, expected) in [(21, 2), (22, 3)] {
+            let added = AuthoritySecret::from_bytes(&[number; 32]);
+            let chain = world.machine(r).node().unwrap().membership().trust().clone();
+            let signers = [world.authority(), &added];
+            let bundle =
+                succeed(&chain, &signers, 1_780_000_100, |next| next.roots.push(added.public())).unwrap();
+            assert_eq!(world.ask(r, |node, now| node.add_bundle(now, bundle)), Ok(true));
+            let took = world.run_until("all have the bundle", SECOND, |world| {
+                [r, op, a, b].iter().all(|machine| version(world, *machine) == expected)
+            });
+            assert!(took < Duration::from_millis(60), "{took:?}");
+        }
+        world.start(c);
+        world.run_until("the one that was away has both", 10 * SECOND, |world| version(world, c) == 3);
+        assert_eq!(world.machine(c).disk.trust.version(), 3, "it is on the disk");
+        // And a restart begins with it.
+        world.crash(b);
+        world.start(b);
+        assert_eq!(version(&world, b), 3);
+        world.settle(60 * SECOND);
+    }
 }
