@@ -14,7 +14,7 @@ for second in 1 2 3 4 5 6 7 8 9 10; do docker info >/dev/null 2>&1 && break; sle
 debootstrap --variant=minbase bookworm "$work/base" >/dev/null
 rm -rf "$work"/base/var/cache/apt/archives/*.deb "$work"/base/usr/share/doc/* "$work"/base/usr/share/man/*
 tar -C "$work/base" -c . | docker import - meshnet-test/base:bookworm
-for image in zookeeper; do
+for image in zookeeper mariadb; do
     docker build -q --network host -t "meshnet-test/$image:test" "$here/$image"
     docker save "meshnet-test/$image:test" -o "$into/$image.tar.new"
     mv "$into/$image.tar.new" "$into/$image.tar"

@@ -19,7 +19,8 @@ use crate::stack::spec::suggest;
 )]
 pub(super) struct Args {
     /// Only of these components
-    components: Vec<String>,
+    #[arg(value_name = "COMPONENT")]
+    names: Vec<String>,
     #[command(flatten)]
     source: Source,
     /// Only of this node
@@ -42,14 +43,14 @@ impl Args {
         block_on(async {
             let context = Context::new(global).await?;
             let stack = context.specified(&self.source, catalogue).await?.stack;
-            for name in &self.components {
+            for name in &self.names {
                 if stack.component(name).is_none() {
                     let names = stack.placed.iter().map(|placed| placed.component.name.as_str());
                     let hint = suggest(name, "there are", names);
                     return Err(Failure::Usage(format!("the stack has no component `{name}`; {hint}")).into());
                 }
             }
-            let wanted = |name: &String| self.components.is_empty() || self.components.contains(name);
+            let wanted = |name: &String| self.names.is_empty() || self.names.contains(name);
             let mut places = Vec::new();
             for placed in stack.placed.iter().filter(|placed| wanted(&placed.component.name)) {
                 for node in

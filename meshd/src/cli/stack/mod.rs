@@ -21,8 +21,8 @@ use crate::stack::components::Catalogue;
 #[command(arg_required_else_help = true)]
 pub(super) struct Args {
     /// Take components from this directory too, before those that come with meshd
-    #[arg(long, global = true, value_name = "DIR")]
-    components: Option<PathBuf>,
+    #[arg(long = "components", global = true, value_name = "DIR")]
+    component_directory: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -54,7 +54,7 @@ impl Args {
     /// What the verb says.
     pub(super) fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let mut catalogue = Catalogue::built_in();
-        if let Some(directory) = &self.components {
+        if let Some(directory) = &self.component_directory {
             catalogue.add_directory(directory)?;
         }
         match self.verb {

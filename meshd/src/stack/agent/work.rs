@@ -16,7 +16,7 @@ use super::secrets::{Vault, checked};
 use super::server::{Options, send};
 use super::{Answer, Request};
 use crate::stack::actual::Report;
-use crate::stack::definition::{Arch, Source};
+use crate::stack::definition::{Arch, Definition, Source};
 use crate::stack::engine::probe::{self, Question};
 use crate::stack::engine::{self, Engine};
 use crate::stack::galera::Evidence;
@@ -131,6 +131,9 @@ impl Worker {
                 let name = self.recovered_name(&definition.stack, &definition.component)?;
                 remove_if_there(&self.directory.join(name))?;
                 let files = self.vault.lay_down(&definition)?;
+                if !founding.is_empty() {
+                    self.allow_founding(&definition).await?;
+                }
                 self.engine()?.create(&definition, &founding, &members, &keeps_id, &files).await?;
                 Answer::Done
             }
@@ -258,6 +261,21 @@ impl Worker {
             match engine.start(&found.name).await {
                 Ok(()) => info!(container = found.name, "started again"),
                 Err(error) => warn!(container = found.name, %error, "cannot start again"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Galera refuses to found a cluster on data that it did not mark itself. The plan has compared all replicas.
+    async fn allow_founding(&self, definition: &Definition) -> anyhow::Result<()> {
+        let engine = self.engine()?;
+        for source in definition.volumes.values() {
+            let Some(path) = engine.data_path(source).await.map(|path| path.join("grastate.dat")) else {
+                continue;
+            };
+            if let Ok(text) = std::fs::read_to_string(&path) {
+                // In place: the file belongs to the server's user.
+                std::fs::write(&path, text.replace("safe_to_bootstrap: 0", "safe_to_bootstrap: 1"))?;
             }
         }
         Ok(())

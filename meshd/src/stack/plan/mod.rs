@@ -145,6 +145,8 @@ pub enum Reason {
     Schema,
     /// The specification does not have it here any more.
     Left,
+    /// The stack is taken down.
+    Down,
     /// It founded the cluster, which lives: it is made again as an ordinary member.
     Founded,
     /// It runs, but is not ready.
@@ -235,7 +237,10 @@ pub fn down(actual: &Actual, stack: Option<&Stack>) -> Plan {
     let order: Vec<&str> =
         others.chain(known.iter().copied().filter(|name| present.contains(name))).collect();
     for component in order {
-        builder.take_down(component);
+        let placed = stack.and_then(|stack| stack.component(component));
+        // Galera marks the replica that was stopped last: there the cluster is founded again.
+        let one_by_one = placed.is_some_and(|placed| placed.component.roll.first == First::Galera);
+        builder.take_down(component, one_by_one);
     }
     for (node, report) in &actual.nodes {
         if let Err(why) = report {

@@ -90,7 +90,8 @@ impl<'a> Builder<'a> {
     }
 
     /// Takes down all containers of a component, after those taken down before.
-    pub(super) fn take_down(&mut self, component: &str) {
+    /// One after the other with `one_by_one`, so that the last one knows that it is.
+    pub(super) fn take_down(&mut self, component: &str, one_by_one: bool) {
         let before: Vec<usize> = self.ends.values().flatten().copied().collect();
         let of: Vec<(String, &Found)> =
             self.everything().filter(|(_, found)| found.component == component).collect();
@@ -98,11 +99,12 @@ impl<'a> Builder<'a> {
         // The leader last: nobody has to be elected for the time that is left.
         let (leaders, followers): (Vec<_>, Vec<_>) = of.into_iter().partition(|(_, found)| found.leads());
         for (node, found) in followers {
-            last.push(self.remove(&node, found, Reason::Left, &before));
+            let after = if one_by_one { [&before[..], &last].concat() } else { before.clone() };
+            last.push(self.remove(&node, found, Reason::Down, &after));
         }
         for (node, found) in leaders {
             let after = [&before[..], &last].concat();
-            let step = self.remove(&node, found, Reason::Left, &after);
+            let step = self.remove(&node, found, Reason::Down, &after);
             last.push(step);
         }
         self.ends.insert(component.to_owned(), last);

@@ -66,6 +66,7 @@ impl fmt::Display for Reason {
             Reason::Drift { .. } => f.write_str("it was changed by hand"),
             Reason::Schema => f.write_str("an earlier meshd made it in another way"),
             Reason::Left => f.write_str("the specification does not have it here"),
+            Reason::Down => f.write_str("the stack is taken down"),
             Reason::Founded => f.write_str("the cluster lives; it becomes an ordinary member"),
             Reason::Unready { detail } if detail.is_empty() => f.write_str("it is not ready"),
             Reason::Unready { detail } => write!(f, "it is not ready: {detail}"),

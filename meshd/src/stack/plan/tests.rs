@@ -362,6 +362,9 @@ fn down_goes_backwards_and_an_unreachable_node_is_told() {
     let components: Vec<&str> = plan.steps.iter().map(|step| step.component.as_str()).collect();
     let place = |name: &str| components.iter().position(|one| *one == name).unwrap();
     assert!(place("mesos-master") < place("zookeeper"), "{components:?}");
+    // Galera's replicas end one after the other, so that the last one knows that it is.
+    let galera: Vec<&Step> = plan.steps.iter().filter(|step| step.component == "mariadb").collect();
+    assert!(galera.windows(2).all(|pair| pair[1].after.contains(&pair[0].id)), "{galera:?}");
     assert_eq!(plan.blocked[0].node, "g");
     for step in &plan.steps {
         fleet.run(step, &plan.ids).unwrap();
