@@ -212,12 +212,12 @@ impl Fleet {
             .filter_map(|node| self.actual.found(node, "mesos-master"))
             .filter(|found| found.running)
             .collect();
-        let quorum = |found: &&Found| -> usize {
+        let quorum = |found: &Found| -> usize {
             let command = &found.definition.as_ref().unwrap().command;
             let flag = command.iter().find_map(|argument| argument.strip_prefix("--quorum=")).unwrap();
             flag.parse().unwrap()
         };
-        if let Some(least) = masters.iter().map(|found| quorum(&found)).min() {
+        if let Some(least) = masters.iter().map(|found| quorum(found)).min() {
             assert!(
                 masters.len() < 2 * least,
                 "{} masters with quorum {least}: the log can be corrupted",
