@@ -48,7 +48,7 @@ impl Plan {
         echo: Duration::from_millis(300),
         each_rate: Duration::from_millis(120),
         halvings: 3,
-        limit: Some(Duration::from_secs(290)),
+        limit: Some(Duration::from_secs(265)),
     };
 
     /// For figures to be relied on; about an hour.
