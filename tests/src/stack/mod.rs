@@ -205,6 +205,9 @@ impl Drop for Node {
             let _ = engine.wait(Duration::from_secs(20));
         }
         if let Some(place) = self.socket.parent() {
+            // The engine leaves its own namespace mounted there.
+            let left = place.join("exec/netns/default");
+            let _ = nix::mount::umount2(&left, nix::mount::MntFlags::MNT_DETACH);
             let _ = std::fs::remove_dir_all(place);
         }
     }
