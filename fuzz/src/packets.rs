@@ -249,8 +249,8 @@ fn completed(packet: &[u8], layout: &Layout) -> Vec<u8> {
     let at = layout.checksum_at();
     packet[at..at + 2].fill(0);
     let sum = !naive_sum(&packet[layout.network_len..], pseudo_header(&packet, layout));
-    // A sum of 0 means "none" in UDP (RFC 768); TCP knows no such thing, and 0xffff is the same number.
-    let sum = if sum == 0 && layout.transport == Transport::Udp { 0xffff } else { sum };
+    // A sum of 0 means "none" in UDP (RFC 768), and 0xffff is the same number; `skb_checksum_help` writes it in TCP, too.
+    let sum = if sum == 0 { 0xffff } else { sum };
     packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
     packet
 }
