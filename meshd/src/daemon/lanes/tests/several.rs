@@ -124,11 +124,11 @@ fn many_packets_on_all_lanes_at_once_arrive_all_and_in_order() {
     connect(&mut world, &a, &b);
     let (a, b, arrived) = (&a, &b, &[const { AtomicU32::new(0) }; 4]);
     std::thread::scope(|scope| {
-        for lane in 0..4 {
+        for (lane, arrived) in arrived.iter().enumerate() {
             scope.spawn(move || {
                 for number in 0..PACKETS {
                     // No more under way than a socket pair holds.
-                    while number - arrived[lane].load(Ordering::Acquire) >= 8 {
+                    while number - arrived.load(Ordering::Acquire) >= 8 {
                         std::thread::yield_now();
                     }
                     a.emit_on(lane, &packet(0, 1, number, 200));
@@ -137,7 +137,7 @@ fn many_packets_on_all_lanes_at_once_arrive_all_and_in_order() {
             scope.spawn(move || {
                 for number in 0..PACKETS {
                     assert_eq!(b.received_on(lane)[20..24], number.to_be_bytes(), "lane {lane}");
-                    arrived[lane].store(number + 1, Ordering::Release);
+                    arrived.store(number + 1, Ordering::Release);
                 }
             });
         }
