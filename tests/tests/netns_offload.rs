@@ -3,7 +3,6 @@
 use meshnet_tests::net::{
     Lan, PORT, SETTLE, admit, done, enlist, figure, found, limit, overlay, restart_with, transfer,
 };
-use netlab::mesh::Member;
 use netlab::{Lab, Machine};
 use std::process::Command;
 use std::time::Duration;
