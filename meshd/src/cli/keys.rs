@@ -74,7 +74,7 @@ struct Rotate {
     /// Begin, and do not wait for the end
     #[arg(long, conflicts_with = "wait")]
     detach: bool,
-    /// Wait for the end, and show how far it is [default]
+    /// Wait for the end, and show how far it is (the default)
     #[arg(long)]
     wait: bool,
     /// Give up waiting after this long; the rotation goes on all the same
