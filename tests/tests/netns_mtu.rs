@@ -1,7 +1,8 @@
 //! What paths carry: found out, lost again, different from peer to peer, and told to those who send too much.
 
 use meshnet_tests::net::{
-    Lan, PORT, SETTLE, Split, admit, done, enlist, figure, found, overlay, transfer, transfer_during,
+    Lan, PORT, SETTLE, Split, admit, done, enlist, figure, found, overlay, restart_with, transfer,
+    transfer_during,
 };
 use netlab::mesh::Member;
 use netlab::{Fault, Lab, Machine};
@@ -16,14 +17,6 @@ const THROUGH_HOLE: u32 = HOLE - 28 - 34;
 
 fn narrow() -> Fault {
     Fault { swallow_longer_than_bytes: Some(HOLE), ..Fault::default() }
-}
-
-fn configure(member: &mut Member, configuration: &str) {
-    done(member.terminate(Duration::from_secs(5)));
-    let file = member.state().join("meshd.toml");
-    let before = std::fs::read_to_string(&file).unwrap_or_default();
-    done(std::fs::write(&file, format!("{configuration}\n{before}")));
-    done(member.up());
 }
 
 /// What ping(8) says about one packet of so many bytes with DF.
@@ -97,7 +90,7 @@ fn a_switch_to_a_narrower_path_loses_nothing_for_tcp() {
     done(lan.uplink.apply(&narrow()));
     // Restarted, the nodes find the relay's path narrow, and the one between them wide.
     for node in &mut lan.nodes {
-        configure(node, "");
+        restart_with(node, "");
     }
     let (a, b) = (&lan.nodes[0], &lan.nodes[1]);
     done(a.wait_for_ping(overlay(b), SETTLE));
@@ -154,7 +147,7 @@ fn jumbo_frames_are_used_where_they_pass_and_nowhere_else() {
 fn who_sends_too_much_with_df_is_told_what_passes() {
     let mut lan = Lan::new(2);
     // In a table that no rule leads to, the routes tell the kernel nothing: it is up to us.
-    configure(&mut lan.nodes[0], "route_table = 5000");
+    restart_with(&mut lan.nodes[0], "route_table = 5000");
     let (a, b) = (&lan.nodes[0], &lan.nodes[1]);
     done(lan.ports[0].apply(&narrow()));
     let targets = [overlay(b), done(b.address(true))];

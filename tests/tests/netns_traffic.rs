@@ -1,21 +1,14 @@
 //! What happens to packets beside being carried: their marks, limits of relays, errors, loss.
 
 use meshnet_tests::net::{
-    Lan, SETTLE, Split, admit, done, figure, flow, let_send, limit, overlay, transfer, wait_for_arrivals,
+    Lan, SETTLE, Split, admit, done, figure, flow, let_send, limit, overlay, restart_with, transfer,
+    wait_for_arrivals,
 };
 use netlab::mesh::{INTERFACE, Member};
 use netlab::{Fault, Machine};
 use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
-
-fn configure(member: &mut Member, configuration: &str) {
-    done(member.terminate(Duration::from_secs(5)));
-    let file = member.state().join("meshd.toml");
-    let before = std::fs::read_to_string(&file).unwrap_or_default();
-    done(std::fs::write(&file, format!("{configuration}\n{before}")));
-    done(member.up());
-}
 
 /// ping(8) with a TOS; what it says.
 fn ping(machine: &Machine, to: IpAddr, tos: u8) -> String {
@@ -48,7 +41,7 @@ fn marks_go_out_where_that_is_asked_for_and_congestion_comes_back_in() {
         ping(lan.nodes[0].machine(), target, URGENT_ECT);
     });
     assert!(!outside.is_empty() && outside.iter().all(|tos| *tos == 0), "unless asked for: {outside:?}");
-    configure(&mut lan.nodes[0], "tos = \"copy\"");
+    restart_with(&mut lan.nodes[0], "tos = \"copy\"");
     let a = &lan.nodes[0];
     done(a.wait_for_ping(target, SETTLE));
     let outside = seen(&machine, &at(&lan), UDP, || {
@@ -80,7 +73,7 @@ fn a_flood_through_a_relay_is_limited_and_another_source_does_not_feel_it() {
     let machine = done(split.lab.machine("c"));
     done(machine.plug(&split.left, &["192.0.2.3/24"]));
     let quiet = admit(&split.relays[0], &machine, &[], &[]);
-    configure(&mut split.relays[0], "relay_limit = \"4mbit\"");
+    restart_with(&mut split.relays[0], "relay_limit = \"4mbit\"");
     done(split.a.wait_for_ping(overlay(&split.b), SETTLE));
     done(quiet.wait_for_ping(overlay(&split.b), SETTLE));
     let other = flow(&quiet, &split.b, 200);
@@ -156,5 +149,5 @@ fn set_offload(member: &mut Member, offload: &str) {
     let text = std::fs::read_to_string(&file).unwrap_or_default();
     let others: Vec<&str> = text.lines().filter(|line| !line.starts_with("offload")).collect();
     done(std::fs::write(&file, others.join("\n")));
-    configure(member, &format!("offload = \"{offload}\""));
+    restart_with(member, &format!("offload = \"{offload}\""));
 }
