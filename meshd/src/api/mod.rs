@@ -14,7 +14,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-pub use view::{Peer, Route, Status, Why};
+pub use view::{Graph, Happening, Peer, Route, Status, Why};
 
 /// Version of the language.
 pub const VERSION: u32 = 1;
@@ -53,6 +53,13 @@ pub enum Request {
         /// The peer's name, address, or member id.
         peer: String,
     },
+    /// What happened to the peers lately.
+    Events {
+        /// Only what came after the one with this number; 0 for all that is remembered.
+        after: u64,
+    },
+    /// Members, links, and the paths in use.
+    Graph,
     /// One round trip to a peer through the session with it.
     Ping {
         /// The peer's name, address, or member id.
@@ -120,6 +127,8 @@ impl Request {
             | Request::Routes
             | Request::Identify { .. }
             | Request::Why { .. }
+            | Request::Events { .. }
+            | Request::Graph
             | Request::Ping { .. }
             | Request::Keys
             | Request::KeyPlan => Access::Read,
@@ -147,6 +156,13 @@ pub enum Answer {
     },
     /// To [`Request::Why`].
     Why(Box<Why>),
+    /// To [`Request::Events`].
+    Events {
+        /// The oldest first.
+        events: Vec<Happening>,
+    },
+    /// To [`Request::Graph`].
+    Graph(Box<Graph>),
     /// To [`Request::Ping`].
     Pong(Pong),
     /// To [`Request::Identify`].

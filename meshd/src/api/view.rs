@@ -223,6 +223,101 @@ pub struct Why {
     pub peer: Peer,
     /// All paths, the one in use first.
     pub paths: Vec<Candidate>,
+    /// The last decision about them; absent while none is in use.
+    #[serde(default)]
+    pub decision: Option<Decision>,
+}
+
+/// The last decision about the paths to a peer.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// Why the path in use was chosen.
+    pub reason: String,
+    /// Seconds since then.
+    pub since_s: f64,
+    /// Milliseconds until the paths are looked at again; absent while nobody needs the peer.
+    pub looked_at_again_ms: Option<f64>,
+}
+
+/// Something that happened to a peer: `meshd events --json`.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Happening {
+    /// Counts from 1 at the start of the daemon.
+    pub number: u64,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// The peer's name.
+    pub peer: String,
+    /// What.
+    pub kind: HappeningKind,
+    /// The path that was in use before.
+    pub from: Option<String>,
+    /// The path in use now.
+    pub to: Option<String>,
+    /// Why it changed.
+    pub reason: Option<String>,
+}
+
+/// What can happen to a peer.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum HappeningKind {
+    /// A session was made.
+    Connected,
+    /// The last session ended.
+    Disconnected,
+    /// Its traffic takes another path.
+    PathChanged,
+}
+
+/// The mesh as this node knows it: `meshd graph --json`.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Graph {
+    /// This node's name.
+    pub own: String,
+    /// All members, by name.
+    pub nodes: Vec<GraphNode>,
+    /// Links that both ends announce.
+    pub links: Vec<GraphLink>,
+    /// The paths that this node's traffic takes.
+    pub paths: Vec<GraphPath>,
+}
+
+/// A member in a [`Graph`].
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct GraphNode {
+    /// Its name.
+    pub name: String,
+    /// Its datacentre.
+    pub datacenter: Option<String>,
+    /// Whether it relays.
+    pub relay: bool,
+    /// How things stand with it; absent for this node.
+    pub state: Option<PeerState>,
+}
+
+/// A link in a [`Graph`].
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct GraphLink {
+    /// One end.
+    pub a: String,
+    /// The other end.
+    pub b: String,
+    /// The round trip that the two announce, the longer one if they differ, in milliseconds.
+    pub rtt_ms: f64,
+}
+
+/// A path of this node in a [`Graph`].
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct GraphPath {
+    /// The peer.
+    pub peer: String,
+    /// `direct`, `relay`, or `tcp`.
+    pub kind: PathKind,
+    /// The relays on the way.
+    pub via: Vec<String>,
+    /// Smoothed round trip, in milliseconds.
+    pub rtt_ms: Option<f64>,
 }
 
 /// One way to a peer, and what speaks for or against it.
@@ -245,6 +340,12 @@ pub struct Candidate {
     /// The longest packet in bytes that it was found to carry.
     #[serde(default)]
     pub mtu: Option<u32>,
+    /// What it counts as, in milliseconds; the lowest wins. Absent while it does not work.
+    #[serde(default)]
+    pub score_ms: Option<f64>,
+    /// Milliseconds until it is measured again; absent if it is not to be used.
+    #[serde(default)]
+    pub measured_again_ms: Option<f64>,
     /// Why it is in use, or why not.
     pub reason: String,
 }

@@ -1,5 +1,7 @@
 //! The command line: what can be typed, one verb a file.
 
+mod events;
+mod graph;
 mod init;
 mod invite;
 mod join;
@@ -120,6 +122,10 @@ enum Verb {
     Keys(keys::Args),
     /// Take a member out of the mesh, for good
     Revoke(revoke::Args),
+    /// Show what happened to peers and paths lately
+    Events(events::Args),
+    /// Draw the mesh: members, links, and the paths in use
+    Graph(graph::Args),
     /// Bring up containers across the overlay: ZooKeeper, Mesos, Marathon, and what stands on them
     Stack(stack::Args),
     /// Build a small mesh in network namespaces on this machine and show it recover
@@ -141,6 +147,8 @@ impl Cli {
             Verb::Why(args) => args.run(global),
             Verb::Keys(args) => args.run(global),
             Verb::Revoke(args) => args.run(global),
+            Verb::Events(args) => args.run(global),
+            Verb::Graph(args) => args.run(global),
             Verb::Stack(args) => args.run(global),
             Verb::Demo(args) => demo::run(&DemoArgs { json: global.json, ..args }),
         }

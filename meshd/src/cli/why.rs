@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::{Global, expect_answer};
 use crate::api::Request;
-use crate::output::{self, Style};
+use crate::output::{self, Style, units};
 
 /// Arguments of `meshd why`.
 #[derive(clap::Args, Debug)]
@@ -27,7 +27,15 @@ impl Args {
         } else {
             let peer = &why.peer;
             let head = format!("{} is {}\n", peer.name, peer.state.word());
-            head + &output::candidates(&why.paths, Style::of_stdout())
+            let decided = why.decision.as_ref().map_or_else(String::new, |decision| {
+                let again = match decision.looked_at_again_ms {
+                    Some(ms) => format!("looked at again in {}", units::milliseconds(ms)),
+                    None => "not looked at again until somebody needs it".into(),
+                };
+                let since = units::span(decision.since_s as u64);
+                format!("path chosen {since} ago: {}; {again}\n", decision.reason)
+            });
+            head + &decided + &output::candidates(&why.paths, Style::of_stdout())
         };
         output::print(&text)?;
         Ok(ExitCode::SUCCESS)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::de::{self, DeserializeOwned, Visitor};
 use toml::de::{DeTable, DeValue};
 
-use super::raw::{EXAMPLES, Raw, RawSubnet};
+use super::raw::{EXAMPLES, Raw, RawPeer, RawSubnet};
 
 /// Everything that is wrong with one configuration file.
 #[derive(Debug, thiserror::Error)]
@@ -131,9 +131,11 @@ pub fn example(key: &str) -> Option<String> {
 
 fn unknown_keys(table: &DeTable<'_>, findings: &mut Findings<'_>) {
     check_keys(table, keys_of::<Raw>(), findings);
-    let Some(subnets) = table.get("subnets").and_then(|value| value.get_ref().as_array()) else { return };
-    for subnet in subnets.iter().filter_map(|subnet| subnet.get_ref().as_table()) {
-        check_keys(subnet, keys_of::<RawSubnet>(), findings);
+    for (key, keys) in [("subnets", keys_of::<RawSubnet>()), ("peer", keys_of::<RawPeer>())] {
+        let Some(items) = table.get(key).and_then(|value| value.get_ref().as_array()) else { continue };
+        for item in items.iter().filter_map(|item| item.get_ref().as_table()) {
+            check_keys(item, keys, findings);
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! The daemon's configuration: read raw (`raw`), judged once, and from then on only seen resolved ([`Config`]).
 
 pub mod diagnose;
+mod peers;
 mod raw;
 pub mod write;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,6 +17,8 @@ use ipnet::IpNet;
 use meshnet::crypto::Suite;
 use meshnet::dataplane::RelayLimit;
 use meshnet::io::tun::Wish;
+use meshnet::node::PeerPolicy;
+use proto::id::Name;
 use proto::key_epoch::Capabilities;
 use proto::lane::LANES_MAX;
 use toml::Spanned;
@@ -93,6 +97,8 @@ pub struct Config {
     pub copy_tos: bool,
     /// How much to relay for one neighbour; `None` for as much as there is.
     pub relay_limit: Option<RelayLimit>,
+    /// Which paths may lead to a peer, by its name.
+    pub peers: BTreeMap<Name, PeerPolicy>,
     /// Mark on the underlay's packets, so that they take no overlay route.
     pub fwmark: u32,
     /// Routing table for the overlay's routes; the main one if `None`.
@@ -205,6 +211,7 @@ impl Default for Config {
             datacenter: None,
             relay: false,
             subnets: Vec::new(),
+            peers: BTreeMap::new(),
             fwmark: DEFAULT_FWMARK,
             route_table: None,
             rotate_every: Some(DEFAULT_ROTATE_EVERY_S),
@@ -496,6 +503,7 @@ fn resolve(raw: Raw, findings: &mut Findings<'_>) -> Config {
             findings.add(engine.span(), message, example("engine"));
         }
     }
+    config.peers = peers::resolve(raw.peer.unwrap_or_default(), findings);
     if let Some(log) = raw.log {
         match Level::ALL.iter().find(|(_, name)| name == log.get_ref()) {
             Some((level, _)) => config.log = *level,

@@ -35,6 +35,8 @@ pub struct Raw {
     pub tos: Option<Spanned<String>>,
     /// Subnets behind the node.
     pub subnets: Option<Vec<RawSubnet>>,
+    /// Which paths may lead to a peer.
+    pub peer: Option<Vec<RawPeer>>,
     /// Mark on the underlay's packets.
     pub fwmark: Option<Spanned<i64>>,
     /// Routing table for the overlay's routes.
@@ -67,6 +69,20 @@ pub struct RawSubnet {
     pub weight: Option<Spanned<i64>>,
 }
 
+/// One `[[peer]]`.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct RawPeer {
+    /// The peer's name.
+    pub name: Spanned<String>,
+    /// Which kinds of paths may be used.
+    pub path: Option<Spanned<String>>,
+    /// The only relays that may be used.
+    pub via: Option<Vec<Spanned<String>>>,
+    /// Relays and networks that may not be used.
+    pub forbid: Option<Vec<Spanned<String>>>,
+}
+
 /// An example line for each key, shown where a value is wrong.
 pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("state", r#"state = "/var/lib/meshd""#),
@@ -84,6 +100,11 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("subnets", r#"subnets = [{ prefix = "192.168.7.0/24", weight = 100 }]"#),
     ("prefix", r#"prefix = "192.168.7.0/24""#),
     ("weight", "weight = 100"),
+    ("peer", r#"peer = [{ name = "nas", path = "relay", via = ["gw1"], forbid = ["10.8.0.0/16"] }]"#),
+    ("name", r#"name = "nas""#),
+    ("path", r#"path = "direct""#),
+    ("via", r#"via = ["gw1", "gw2"]"#),
+    ("forbid", r#"forbid = ["gw3", "10.8.0.0/16"]"#),
     ("fwmark", "fwmark = 0x6d65"),
     ("route_table", "route_table = 254"),
     ("rotate_every", r#"rotate_every = "7d""#),

@@ -33,6 +33,11 @@ fn a_full_file_is_read() {
         weight = 5
         [[subnets]]
         prefix = "2001:db8:7::/48"
+        [[peer]]
+        name = "nas"
+        path = "relay"
+        via = ["gw1", "gw2"]
+        forbid = ["gw3", "10.8.0.0/16", "2001:db8::/32"]
         "#,
     )
     .unwrap();
@@ -45,6 +50,9 @@ fn a_full_file_is_read() {
     assert_eq!(config.endpoints[1].to_string(), "[2001:db8::1]:7000");
     assert_eq!(config.subnets[0].weight, 5);
     assert_eq!(config.subnets[1].weight, DEFAULT_WEIGHT);
+    let nas = &config.peers[&Name::new("nas").unwrap()];
+    assert_eq!((nas.paths, nas.via.len()), (meshnet::path::Use::Relay, 2));
+    assert_eq!((nas.forbidden_relays.len(), nas.forbidden_networks.len()), (1, 2));
     assert_eq!((config.fwmark, config.route_table), (16, Some(99)));
     assert_eq!(config.rotate_every, Some(36 * 3600));
     assert_eq!(parse("rotate_every = \"off\"").unwrap().rotate_every, None);
@@ -88,6 +96,11 @@ fn each_wrong_value_says_where_and_what_to_write() {
         ("subnets = [{ prefix = \"192.168.7.9\" }]", "1:23", "write \"192.168.7.9/32\""),
         ("route_table = 0", "1:15", "from 1"),
         ("relay = 1", "1:9", "relay = true"),
+        ("peer = [{ path = \"relay\" }]", "1:9", "name"),
+        ("peer = [{ name = \"b\", path = \"tcp\" }]", "1:29", "\"direct\""),
+        ("peer = [{ name = \"b\", vias = [] }]", "1:23", "via"),
+        ("peer = [{ name = \"b\", forbid = [\"10.8.0.1/16\"] }]", "1:33", "write \"10.8.0.0/16\""),
+        ("peer = [{ name = \"b\", path = \"direct\", via = [\"r\"] }]", "1:18", "allows none"),
         ("subnets = [{ weight = 3 }]", "1:12", "prefix"),
     ] {
         let message = parse(text).unwrap_err().to_string();

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::service::Service;
-use super::{network, show, trust};
+use super::{graph, network, show, trust};
 use crate::api::server::{Call, refuse};
 use crate::api::view::Path;
 use crate::api::{Answer, Identity, Pong, Request};
@@ -37,6 +37,8 @@ impl Service {
                     .map_or_else(|| unknown(&peer), |why| Answer::Why(Box::new(why))),
                 None => unknown(&peer),
             },
+            Request::Events { after } => Answer::Events { events: self.history.after(after) },
+            Request::Graph => Answer::Graph(Box::new(graph::graph(node, now))),
             Request::Ping { peer, timeout_ms } => {
                 return self.ping(now, &peer, Duration::from_millis(timeout_ms.into()), call.reply);
             }

@@ -10,6 +10,8 @@
 //! | `service` | the loop |
 //! | `calls` | answers requests from the control socket |
 //! | `show` | the node's state as the control socket shows it |
+//! | `history` | what happened to the peers lately |
+//! | `graph` | members, links, and paths, to be drawn |
 //! | `network` | the device's addresses and routes, the machine's own addresses |
 //! | `store` | writes the cache and the timestamp floor, on a thread of its own |
 //! | `trust` | keys and revocations over the control socket |
@@ -19,6 +21,8 @@
 
 mod calls;
 pub mod dns;
+mod graph;
+mod history;
 pub mod lanes;
 mod network;
 pub mod notify;

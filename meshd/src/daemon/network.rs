@@ -207,6 +207,7 @@ impl Network {
             copy_tos: config.copy_tos,
             relay_limit: config.relay_limit,
             rotate_every: config.rotate_every.map(Duration::from_secs),
+            policies: config.peers.clone(),
         }
     }
 }

@@ -22,11 +22,13 @@ use tracing::{debug, error, info, warn};
 
 use super::calls::Pings;
 use super::dns::Resolver;
+use super::history::{self, History, PathChange};
 use super::lanes::{Lanes, Report};
 use super::network::Network;
 use super::store::{Saved, Store};
 use super::{Options, notify};
 use crate::api::server::{Call, Unlink};
+use crate::api::view::HappeningKind;
 use crate::config::{self, Config};
 use crate::join::server::{Mesh, Server as JoinServer};
 use crate::log;
@@ -69,6 +71,7 @@ pub(super) struct Service {
     pub(super) parts: Parts,
     pub(super) started: Mono,
     pub(super) pings: Pings,
+    pub(super) history: History,
     /// Routes that the kernel has not got yet.
     routes: Option<Vec<Route>>,
     /// The last request to send again that the sending threads were woken for.
@@ -91,7 +94,14 @@ enum Wake {
 
 impl Service {
     pub(super) fn new(parts: Parts) -> Service {
-        Service { parts, started: clock::mono(), pings: Pings::default(), routes: None, resent: 0 }
+        Service {
+            parts,
+            started: clock::mono(),
+            pings: Pings::default(),
+            history: History::default(),
+            routes: None,
+            resent: 0,
+        }
     }
 
     /// Runs until a signal ends it.
@@ -276,9 +286,22 @@ impl Service {
                 let name = name.map(|name| name.to_string()).unwrap_or_default();
                 warn!(peer = %name, %member, "revoked");
             }
-            Event::PeerUp { name, member } => info!(peer = %name, %member, "connected"),
-            Event::PeerDown { name, member } => info!(peer = %name, %member, "disconnected"),
-            Event::PathChanged { name, path, .. } => debug!(peer = %name, ?path, "path changed"),
+            Event::PeerUp { name, member } => {
+                info!(peer = %name, %member, "connected");
+                self.history.session(now, &name, HappeningKind::Connected);
+            }
+            Event::PeerDown { name, member } => {
+                info!(peer = %name, %member, "disconnected");
+                self.history.session(now, &name, HappeningKind::Disconnected);
+            }
+            Event::PathChanged { name, path, before, reason, .. } => {
+                let membership = self.parts.node.membership();
+                let word = |path| history::describe(path, |relay| super::show::name_of(membership, relay));
+                let (from, to) = (before.map(word), path.map(word));
+                debug!(peer = %name, ?from, ?to, ?reason, "path changed");
+                let reason = super::show::change(reason);
+                self.history.path(now, &name, PathChange { from, to, reason });
+            }
             Event::Join { origin, bytes } => self.take_join(now, origin, &bytes),
             Event::Pong { id, rtt_us, .. } => {
                 let node = &self.parts.node;

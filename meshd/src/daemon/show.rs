@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use meshnet::dataplane::inner_mtu;
+use meshnet::membership::Membership;
 use meshnet::node::{Node, NodeStats, PeerState as State, PeerView, Warning};
-use meshnet::path::{PathId, PathView, Standing};
+use meshnet::path::{Change, PathId, PathView, Standing};
 use meshnet::session::{DropReason, HandshakeStats};
 use meshnet::time::Now;
 use proto::id::MemberId;
 
 use super::lanes;
 use crate::api::view::{
-    Candidate, Carried, Interface, Lanes, Node as NodeInfo, Owner, Path, PathKind, Peer, PeerState, Route,
-    Status, Why,
+    Candidate, Carried, Decision, Interface, Lanes, Node as NodeInfo, Owner, Path, PathKind, Peer, PeerState,
+    Route, Status, Why,
 };
 use crate::output::units;
 
@@ -80,14 +81,35 @@ pub(super) fn routes(node: &Node, now: Now) -> Vec<Route> {
 pub(super) fn why(node: &Node, now: Now, member: MemberId) -> Option<Why> {
     let views = node.peer_views(now);
     let view = views.iter().find(|view| view.member == member)?;
-    let name_of = |relay: MemberId| {
-        let known = node.membership().get(relay).map(|member| member.name().to_string());
-        known.unwrap_or_else(|| relay.to_string())
-    };
+    let name_of = |relay| name_of(node.membership(), relay);
     let chosen = view.paths.iter().find(|path| path.standing == Standing::Chosen);
-    let mut paths: Vec<Candidate> = view.paths.iter().map(|path| candidate(path, chosen, &name_of)).collect();
-    paths.sort_by_key(|path| !path.used);
-    Some(Why { peer: peer(view), paths })
+    let mut views: Vec<&PathView> = view.paths.iter().collect();
+    views.sort_by_key(|path| (path.standing != Standing::Chosen, path.score_us.unwrap_or(u64::MAX)));
+    let paths = views.into_iter().map(|path| candidate(now, path, chosen, &name_of)).collect();
+    let decision = view.decision.map(|decision| Decision {
+        reason: change(decision.reason),
+        since_s: (decision.age.as_secs_f64() * 10.0).round() / 10.0,
+        looked_at_again_ms: decision.next_look.map(|span| (span.as_secs_f64() * 1e3).round()),
+    });
+    Some(Why { peer: peer(view), paths, decision })
+}
+
+/// A member's name, or its id.
+pub(super) fn name_of(membership: &Membership, member: MemberId) -> String {
+    let known = membership.get(member).map(|member| member.name().to_string());
+    known.unwrap_or_else(|| member.to_string())
+}
+
+/// Why a path was chosen, in words.
+pub(super) fn change(reason: Change) -> String {
+    match reason {
+        Change::First => "the first that worked".into(),
+        Change::Died => "the one before died".into(),
+        Change::Doubted => "the one before left probes unanswered".into(),
+        Change::Kind => "it needs no relay, or stays inside the LAN".into(),
+        Change::Better(by_us) => format!("better by {}", units::milliseconds(by_us as f64 / 1000.0)),
+        Change::Forbidden => "the one before may not be used any more".into(),
+    }
 }
 
 /// What the data plane has carried, in all and by lane.
@@ -134,7 +156,7 @@ pub(super) fn drops(stats: &NodeStats, handshakes: &HandshakeStats) -> BTreeMap<
     control.into_iter().map(|(name, count)| (name.to_owned(), count)).chain(handshakes).collect()
 }
 
-fn peer(view: &PeerView) -> Peer {
+pub(super) fn peer(view: &PeerView) -> Peer {
     let path = view.path.as_ref().map(|path| Path {
         kind: if path.via.is_empty() { PathKind::Direct } else { PathKind::Relay },
         remote: Some(path.remote),
@@ -166,7 +188,12 @@ fn peer(view: &PeerView) -> Peer {
     }
 }
 
-fn candidate(path: &PathView, chosen: Option<&PathView>, name_of: &impl Fn(MemberId) -> String) -> Candidate {
+fn candidate(
+    now: Now,
+    path: &PathView,
+    chosen: Option<&PathView>,
+    name_of: &impl Fn(MemberId) -> String,
+) -> Candidate {
     let (kind, remote, via) = match path.id {
         PathId::Direct { remote, .. } => (PathKind::Direct, Some(remote), Vec::new()),
         PathId::Relay { relay } => (PathKind::Relay, None, vec![name_of(relay)]),
@@ -181,6 +208,9 @@ fn candidate(path: &PathView, chosen: Option<&PathView>, name_of: &impl Fn(Membe
         jitter_ms: quality.and_then(|quality| milliseconds(quality.jitter())),
         loss: quality.map(|quality| f64::from(quality.loss())),
         mtu: path.len_is_proven.then(|| inner_mtu(path.datagram_len, !path.id.is_direct()).into()),
+        score_ms: path.score_us.map(|us| us as f64 / 1000.0),
+        measured_again_ms: (path.standing != Standing::Forbidden)
+            .then(|| (path.next_probe.since(now.mono).as_secs_f64() * 1e3).round()),
         reason: reason(path, chosen),
     }
 }
@@ -200,6 +230,7 @@ fn reason(path: &PathView, chosen: Option<&PathView>) -> String {
         Standing::Suspect => format!("in doubt: {} probes without answer", path.misses),
         Standing::Dead => format!("dead: it worked once, but {} probes got no answer", path.misses),
         Standing::Unproven => "no probe has ever been answered".into(),
+        Standing::Forbidden => "not to be used: the configuration says so".into(),
     }
 }
 
@@ -225,6 +256,9 @@ fn warning(warning: &Warning) -> String {
         }
         Warning::NoRelayRole => {
             "relay = true is configured, but this node's certificate lacks the role; it does not relay".into()
+        }
+        Warning::NoSuchMember(name) => {
+            format!("the configuration says something about paths to or through {name}, which is no member")
         }
         Warning::Alone => "no other member can be reached".into(),
     }
@@ -252,6 +286,7 @@ mod tests {
             (Warning::CertificateEnds { seconds_left: -7_200 }, "ended 2 h ago"),
             (Warning::SubnetNotCertified("10.0.0.0/8".parse().unwrap()), "10.0.0.0/8 is configured"),
             (Warning::NoRelayRole, "lacks the role"),
+            (Warning::NoSuchMember(name("b")), "through b, which is no member"),
             (Warning::Alone, "no other member"),
         ] {
             assert!(warning(&given).contains(expected), "{}", warning(&given));

@@ -1,5 +1,6 @@
 //! Showing the daemon's answers to people: aligned tables, colours only on a terminal.
 
+pub mod graph;
 mod keys;
 mod tables;
 pub mod units;
@@ -8,7 +9,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 pub use keys::{keys, plan, rotation};
-pub use tables::{candidates, describe, peers, routes, status};
+pub use tables::{candidates, describe, events, peers, routes, status};
 
 /// How often `--watch` asks again.
 pub const WATCH_INTERVAL: Duration = Duration::from_secs(1);

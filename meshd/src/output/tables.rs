@@ -5,7 +5,7 @@ use std::fmt::Write;
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 
 use super::{Style, units};
-use crate::api::view::{Candidate, Path, PathKind, Peer, PeerState, Route, Status};
+use crate::api::view::{Candidate, Happening, HappeningKind, Path, PathKind, Peer, PeerState, Route, Status};
 
 /// `meshd status`.
 pub fn status(status: &Status, style: Style) -> String {
@@ -97,8 +97,8 @@ pub fn routes(routes: &[Route], style: Style) -> String {
 
 /// `meshd why`.
 pub fn candidates(candidates: &[Candidate], style: Style) -> String {
-    let mut table = table(style, &["", "PATH", "RTT", "JITTER", "LOSS", "MTU", "WHY"]);
-    for column in [2, 3, 4, 5] {
+    let mut table = table(style, &["", "PATH", "RTT", "JITTER", "LOSS", "MTU", "SCORE", "AGAIN IN", "WHY"]);
+    for column in [2, 3, 4, 5, 6, 7] {
         right_align(&mut table, column);
     }
     let dash = || "-".to_owned();
@@ -110,7 +110,32 @@ pub fn candidates(candidates: &[Candidate], style: Style) -> String {
             Cell::new(candidate.jitter_ms.map_or_else(dash, units::milliseconds)),
             Cell::new(candidate.loss.map_or_else(dash, units::percent)),
             Cell::new(candidate.mtu.map_or_else(dash, |mtu| mtu.to_string())),
+            Cell::new(candidate.score_ms.map_or_else(dash, units::milliseconds)),
+            Cell::new(candidate.measured_again_ms.map_or_else(dash, units::milliseconds)),
             Cell::new(&candidate.reason),
+        ]);
+    }
+    finish(&table)
+}
+
+/// `meshd events`: what happened, with how many seconds ago it was at `now_ms`.
+pub fn events(events: &[Happening], now_ms: u64, style: Style) -> String {
+    let mut table = table(style, &["AGO", "PEER", "WHAT", "FROM", "TO", "WHY"]);
+    right_align(&mut table, 0);
+    let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+    for event in events {
+        let (word, colour) = match event.kind {
+            HappeningKind::Connected => ("connected", Color::Green),
+            HappeningKind::Disconnected => ("disconnected", Color::Red),
+            HappeningKind::PathChanged => ("path", Color::Blue),
+        };
+        table.add_row(vec![
+            Cell::new(units::span(now_ms.saturating_sub(event.at_ms) / 1000)),
+            Cell::new(&event.peer),
+            coloured(word, colour, style),
+            Cell::new(text(&event.from)),
+            Cell::new(text(&event.to)),
+            Cell::new(text(&event.reason)),
         ]);
     }
     finish(&table)

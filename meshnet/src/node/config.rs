@@ -1,8 +1,10 @@
 //! What a node is made from, and what can be changed while it runs.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use proto::certificate::Certificate;
 use proto::id::{BootEpoch, KeyEpochNumber, Name, TransportKey};
 use proto::key_epoch::KeyEpoch;
@@ -12,7 +14,7 @@ use proto::signed::Signed;
 use crate::crypto::TransportSecret;
 use crate::dataplane::RelayLimit;
 use crate::membership::{AddError, IdentitySecret, TrustChain};
-use crate::path::SocketId;
+use crate::path::{SocketId, Use};
 use crate::session::{GateKey, UnsupportedEpoch};
 
 /// What a node is made from. Everything comes from disk; nothing of it changes while the node runs, except
@@ -161,6 +163,21 @@ pub struct Settings {
     pub relay_limit: Option<RelayLimit>,
     /// How often the transport key is replaced by itself; never if `None`.
     pub rotate_every: Option<Duration>,
+    /// Which paths may lead to a peer, by its name; to others, any.
+    pub policies: BTreeMap<Name, PeerPolicy>,
+}
+
+/// Which paths may lead to one peer: a [`crate::path::Policy`] with names for members.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PeerPolicy {
+    /// Which kinds of paths.
+    pub paths: Use,
+    /// If not empty: the only relays to use.
+    pub via: Vec<Name>,
+    /// Relays not to use.
+    pub forbidden_relays: Vec<Name>,
+    /// Networks in which no endpoint of the peer may be used.
+    pub forbidden_networks: Vec<IpNet>,
 }
 
 /// A UDP socket of the node.

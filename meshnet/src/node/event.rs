@@ -9,7 +9,7 @@ use proto::id::{KeyEpochNumber, MemberId, Name, ReceiverIndex};
 use super::config::KeyRing;
 use crate::dataplane::snapshot::MemberSlot;
 use crate::dataplane::{Snapshot, Via};
-use crate::path::{PathId, SocketId};
+use crate::path::{Change, PathId, SocketId};
 
 /// A datagram to send.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -161,6 +161,10 @@ pub enum Event {
         name: Name,
         /// The new path.
         path: Option<PathId>,
+        /// The one before.
+        before: Option<PathId>,
+        /// Why.
+        reason: Change,
     },
     /// Somebody wants to join with an invitation of this node; the answer goes to [`super::Node::answer_join`].
     Join {

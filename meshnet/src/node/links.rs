@@ -11,7 +11,7 @@ use proto::record::Link;
 use super::Node;
 use crate::crypto::hash;
 use crate::membership;
-use crate::path::{Origin, PathId};
+use crate::path::{Origin, PathId, Policy};
 use crate::time::Now;
 
 /// Relays that a node which does not relay stays connected with.
@@ -176,7 +176,9 @@ impl Node {
 
     /// Brings the candidates and relays of one peer up to date with what the records say.
     pub(super) fn refresh_paths(&mut self, now: Now, member: MemberId) {
-        let Some(peer) = self.peers.get(&member) else { return };
+        let policy = self.policy_for(now, member);
+        let Some(peer) = self.peers.get_mut(&member) else { return };
+        peer.paths.set_policy(now.mono, policy);
         let told = peer.candidates.iter().map(|candidate| candidate.endpoint);
         let recorded = self
             .lsdb
@@ -199,6 +201,24 @@ impl Node {
         // An init that left before this way was known need not wait for its next turn.
         for path in fresh {
             self.send_init_over(now, member, path);
+        }
+    }
+
+    /// What the configuration says about the paths to a member, with the members that it names.
+    fn policy_for(&self, now: Now, member: MemberId) -> Policy {
+        let name = self.membership.get(member).map(|known| known.name());
+        let Some(said) = name.and_then(|name| self.settings.policies.get(name)) else {
+            return Policy::default();
+        };
+        // A name that is nobody's must not widen what is allowed: it stays in the list as a relay that nobody is.
+        let ids = |names: &[Name]| -> Vec<MemberId> {
+            names.iter().map(|name| self.membership.with_name(now.wall, name).unwrap_or_default()).collect()
+        };
+        Policy {
+            paths: said.paths,
+            via: ids(&said.via),
+            forbidden_relays: ids(&said.forbidden_relays),
+            forbidden_networks: said.forbidden_networks.clone(),
         }
     }
 

@@ -53,21 +53,21 @@ use proto::record::KeyPlan;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-pub use config::{KeyRing, NodeConfig, NodeError, OwnEpoch, Settings, Socket};
+pub use config::{KeyRing, NodeConfig, NodeError, OwnEpoch, PeerPolicy, Settings, Socket};
 pub use event::{Event, Inbound, JoinOrigin, Route, Transmit};
 pub use plan::PlanError;
 pub use rotation::{Phase, RotateError};
 pub use trust::{RevokeError, import_revocations};
 pub use view::{
-    CurrentPath, EpochUse, EpochView, KeysView, NodeView, PeerKeys, PeerState, PeerView, PlanMember,
-    PlanState, PlanView, RouteView, Warning,
+    CurrentPath, Decision, EpochUse, EpochView, KeysView, NodeView, PeerKeys, PeerState, PeerView,
+    PlanMember, PlanState, PlanView, RouteView, Warning,
 };
 
 use crate::dataplane::icmp::Error;
 use crate::dataplane::snapshot::MemberSlot;
 use crate::dataplane::{Notice, Via};
 use crate::membership::{IdentitySecret, Membership, SourceTable};
-use crate::path::{PathId, SocketId};
+use crate::path::{Change, PathId, SocketId};
 use crate::route::limit::SpfTimer;
 use crate::route::{Fib, Lsdb, ShortestPaths};
 use crate::session::{Advert, GateKey, Handshaker, HandshakerConfig};
@@ -357,7 +357,11 @@ impl Node {
             return;
         }
         let moved = settings.interface_addresses != self.settings.interface_addresses;
+        let other_policies = settings.policies != self.settings.policies;
         self.settings = settings;
+        if other_policies {
+            self.refresh_all_paths(now);
+        }
         self.dirty.record = true;
         self.dirty.snapshot = true;
         self.routing.timer.changed(now.mono);
@@ -533,8 +537,9 @@ impl Node {
         }
         let Some(peer) = self.peers.get_mut(&member) else { return };
         let unchanged = selection == peer.selection;
-        let changed = selection.primary != peer.selection.primary;
-        let had_none = peer.selection.primary.is_none();
+        let before = peer.selection.primary;
+        let changed = selection.primary != before;
+        let had_none = before.is_none();
         peer.selection = selection;
         self.note_mtu(member);
         if unchanged {
@@ -543,7 +548,9 @@ impl Node {
         self.dirty.snapshot = true;
         if changed && self.peers.get(&member).is_some_and(|peer| peer.up) {
             if let Some(name) = self.name_of(member) {
-                self.events.push_back(Event::PathChanged { member, name, path: selection.primary });
+                let reason = self.peers.get(&member).map_or(Change::First, |peer| peer.paths.last_change().0);
+                let path = selection.primary;
+                self.events.push_back(Event::PathChanged { member, name, path, before, reason });
             }
             self.relay_changed(now, member);
         }

@@ -1,10 +1,11 @@
 //! What people and scripts see of a node.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use proto::id::{MemberId, Name};
 
-use super::view::{CurrentPath, NodeView, PeerState, PeerView, RouteView, Warning};
+use super::view::{CurrentPath, Decision, NodeView, PeerState, PeerView, RouteView, Warning};
 use super::{Node, Peer};
 use crate::membership::{Claimed, Validity};
 use crate::path::PathId;
@@ -80,6 +81,11 @@ impl Node {
             relays: record.is_some_and(|record| record.relays) && self.may_relay(now, member),
             state: self.state_of(now, member),
             paths: peer.map(|peer| peer.paths.views(now.mono)).unwrap_or_default(),
+            decision: peer.filter(|peer| peer.selection.primary.is_some()).map(|peer| {
+                let (reason, at) = peer.paths.last_change();
+                let next_look = peer.paths.poll_timeout(now.mono).map(|at| at.since(now.mono));
+                Decision { reason, age: now.mono.since(at), next_look }
+            }),
             path: peer.and_then(|peer| self.current_path(now, peer)),
             rx_bytes: traffic.rx_bytes,
             tx_bytes: traffic.tx_bytes,
@@ -176,6 +182,12 @@ impl Node {
         for subnet in self.settings.subnets.iter().filter(|subnet| !announced.contains(subnet)) {
             warnings.push(Warning::SubnetNotCertified(subnet.prefix));
         }
+        let named = self.settings.policies.iter().flat_map(|(peer, policy)| {
+            std::iter::once(peer).chain(&policy.via).chain(&policy.forbidden_relays)
+        });
+        let unknown: BTreeSet<&Name> =
+            named.filter(|name| self.membership.with_name(now.wall, name).is_none()).collect();
+        warnings.extend(unknown.into_iter().cloned().map(Warning::NoSuchMember));
         if self.settings.relay && !self.may_relay(now, me) {
             warnings.push(Warning::NoRelayRole);
         }

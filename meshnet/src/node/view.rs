@@ -9,7 +9,7 @@ use proto::id::{KeyEpochNumber, MemberId, Name};
 
 use super::rotation::Phase;
 use crate::crypto::Suite;
-use crate::path::PathView;
+use crate::path::{Change, PathView};
 
 /// The whole node.
 #[derive(Clone, Debug)]
@@ -74,6 +74,9 @@ pub struct PeerView {
     pub state: PeerState,
     /// Every path, with measurements.
     pub paths: Vec<PathView>,
+    /// Why the path in use was chosen, how long ago, and in how long another that is better may take over at the earliest
+    /// (while the one in use works).
+    pub decision: Option<Decision>,
     /// The path in use.
     pub path: Option<CurrentPath>,
     /// Inner bytes received from it.
@@ -88,6 +91,17 @@ pub struct PeerView {
     pub version: Option<String>,
     /// Prefixes that it announces, with their weights.
     pub subnets: Vec<(IpNet, u16)>,
+}
+
+/// The last decision about the path to a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Decision {
+    /// Why the path in use was chosen.
+    pub reason: Change,
+    /// How long ago.
+    pub age: Duration,
+    /// Time until the paths are looked at again, at the latest; `None` while nobody needs the peer.
+    pub next_look: Option<Duration>,
 }
 
 /// The path in use.
@@ -250,6 +264,8 @@ pub enum Warning {
     },
     /// A subnet is configured that the certificate does not allow to announce.
     SubnetNotCertified(IpNet),
+    /// The configuration says something about the paths to or through a member that there is not.
+    NoSuchMember(Name),
     /// Configured to relay, but the certificate lacks the role.
     NoRelayRole,
     /// No other member can be reached.

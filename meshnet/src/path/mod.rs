@@ -7,7 +7,9 @@
 //! coming. Liveness is judged on both directions: silence kills a path after [`DEAD_MISSES`] unanswered probes, and a
 //! path on which data still arrives but no probe is answered any more is given up after [`ONE_WAY_MISSES`].
 
+pub mod choose;
 pub mod mtu;
+mod policy;
 mod quality;
 
 use std::collections::BTreeMap;
@@ -17,6 +19,8 @@ use std::time::Duration;
 use proto::id::MemberId;
 
 use crate::time::Mono;
+pub use choose::{Change, PathView, Selection, Standing};
+pub use policy::{Policy, Use};
 pub use quality::Quality;
 
 /// Which of the node's UDP sockets, by its place in the list of listening sockets.
@@ -87,14 +91,6 @@ pub const ONE_WAY_MISSES: u32 = 8;
 pub const MAX_PATHS: usize = 24;
 /// Probes in flight that are remembered per path.
 const MAX_IN_FLIGHT: usize = 16;
-/// Shortest time between two changes of the chosen path while both are alive.
-const DWELL: Duration = Duration::from_secs(1);
-/// A relayed path must be better than a direct one by this much: it costs others their bandwidth.
-const RELAY_HANDICAP_US: u64 = 3_000;
-/// A path must be better than the chosen one by a fifth and by this much to replace it.
-const SWITCH_MARGIN_US: u64 = 500;
-/// What a path counts as that is proven by a handshake but not measured yet.
-const UNMEASURED_US: u64 = 50_000;
 /// Unproven candidates are tried at these intervals, the last one repeating.
 const CANDIDATE_BACKOFF_MS: [u64; 8] = [0, 150, 350, 750, 1_500, 4_000, 10_000, 30_000];
 /// A candidate that was never proven is forgotten after this long without being announced again.
@@ -120,58 +116,10 @@ pub struct SizeProbe {
     pub len: u16,
 }
 
-/// Which paths carry a peer's traffic.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Selection {
-    /// The chosen path.
-    pub primary: Option<PathId>,
-    /// While there is doubt about the chosen path: everything goes out here too; the replay window of the receiver
-    /// removes what arrives twice.
-    pub duplicate: Option<PathId>,
-}
-
-/// Why a path is or is not the chosen one, for `meshd why`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Standing {
-    /// It carries the traffic.
-    Chosen,
-    /// Alive, and kept warm as the next one.
-    Warm,
-    /// Alive, but its score is worse.
-    Worse,
-    /// Some probes stayed without answer.
-    Suspect,
-    /// Was proven once; now silent.
-    Dead,
-    /// Never answered a probe.
-    Unproven,
-}
-
-/// A path's state as shown to people.
-#[derive(Clone, Debug)]
-pub struct PathView {
-    /// Which path.
-    pub id: PathId,
-    /// Where it was learnt.
-    pub origin: Origin,
-    /// Its standing among the others.
-    pub standing: Standing,
-    /// Measurements; `None` before the first reply.
-    pub quality: Option<Quality>,
-    /// The score in microseconds, lower is better; `None` while it is not alive.
-    pub score_us: Option<u64>,
-    /// Unanswered probes since the last sign of life.
-    pub misses: u32,
-    /// When it is probed next.
-    pub next_probe: Mono,
-    /// The longest UDP payload that it carries, in bytes.
-    pub datagram_len: u16,
-    /// Whether that was measured; else it is assumed.
-    pub len_is_proven: bool,
-}
-
 struct Path {
     origin: Origin,
+    /// The administrator does not want it to be used: it is only shown.
+    forbidden: bool,
     announced: Mono,
     proven: bool,
     quality: Quality,
@@ -192,9 +140,10 @@ struct InFlight {
 }
 
 impl Path {
-    fn new(origin: Origin, now: Mono) -> Path {
+    fn new(origin: Origin, forbidden: bool, now: Mono) -> Path {
         Path {
             origin,
+            forbidden,
             announced: now,
             proven: false,
             quality: Quality::default(),
@@ -225,6 +174,7 @@ impl Path {
 
     fn alive(&self, now: Mono) -> bool {
         self.proven
+            && !self.forbidden
             && self.misses < ONE_WAY_MISSES
             && (self.misses < DEAD_MISSES || self.quiet_for(now) < PROBE_ACTIVE * DEAD_MISSES)
     }
@@ -258,6 +208,8 @@ pub struct PathSet {
     paths: BTreeMap<PathId, Path>,
     primary: Option<PathId>,
     switched: Mono,
+    change: Change,
+    policy: Policy,
     last_traffic: Option<Mono>,
     keep: bool,
     next_id: u32,
@@ -270,6 +222,8 @@ impl PathSet {
             paths: BTreeMap::new(),
             primary: None,
             switched: Mono(0),
+            change: Change::First,
+            policy: Policy::default(),
             last_traffic: None,
             keep: false,
             next_id: first_probe_id,
@@ -297,7 +251,7 @@ impl PathSet {
             };
             self.paths.remove(&victim);
         }
-        self.paths.insert(id, Path::new(origin, now));
+        self.paths.insert(id, Path::new(origin, !self.policy.allows(&id), now));
         true
     }
 
@@ -316,6 +270,23 @@ impl PathSet {
             PathId::Direct { .. } => true,
         });
         if self.primary.is_some_and(|id| !self.paths.contains_key(&id)) {
+            self.primary = None;
+        }
+    }
+
+    /// What the administrator says about the paths to this peer.
+    pub fn set_policy(&mut self, now: Mono, policy: Policy) {
+        if policy == self.policy {
+            return;
+        }
+        self.policy = policy;
+        for (id, path) in &mut self.paths {
+            let forbidden = !self.policy.allows(id);
+            if std::mem::replace(&mut path.forbidden, forbidden) && !forbidden {
+                *path = Path::new(path.origin, false, now);
+            }
+        }
+        if self.primary.is_some_and(|id| !self.policy.allows(&id)) {
             self.primary = None;
         }
     }
@@ -463,7 +434,7 @@ impl PathSet {
         let warm = self.warm(now);
         let active = self.is_active(now);
         let in_doubt = active && self.primary.is_some() && !self.primary_is_trusted(now);
-        let (&id, _) = self.paths.iter().find(|(_, path)| path.next_probe <= now)?;
+        let (&id, _) = self.paths.iter().find(|(_, path)| !path.forbidden && path.next_probe <= now)?;
         let primary = self.primary == Some(id);
         let path = self.paths.get_mut(&id)?;
         let wait = if !path.proven || !path.alive(now) {
@@ -547,6 +518,7 @@ impl PathSet {
         let active = self.is_active(now);
         self.paths
             .values()
+            .filter(|path| !path.forbidden)
             .flat_map(|path| {
                 let open = path.in_flight.iter().find(|flight| !flight.missed);
                 let miss = open.map(|flight| flight.sent + path.patience());
@@ -558,36 +530,6 @@ impl PathSet {
             .min()
     }
 
-    /// The paths that carry traffic now.
-    pub fn select(&mut self, now: Mono) -> Selection {
-        self.count_misses(now);
-        self.expire_candidates(now);
-        let best = self.best(now, None);
-        let current = self.primary.filter(|id| self.paths.get(id).is_some_and(|path| path.alive(now)));
-        let chosen = match (current, best) {
-            (Some(current), Some(best)) if best != current && self.should_switch(now, &current, &best) => {
-                Some(best)
-            }
-            (Some(current), _) => Some(current),
-            (None, best) => best,
-        };
-        // With nothing alive, the last choice is still the best guess.
-        let chosen = chosen.or(self.primary);
-        if chosen != self.primary {
-            self.primary = chosen;
-            self.switched = now;
-            if let Some(path) = chosen.and_then(|id| self.paths.get_mut(&id)) {
-                path.next_probe = path.next_probe.min(now + PROBE_ACTIVE);
-            }
-        }
-        let in_doubt = chosen.and_then(|id| self.paths.get(&id)).is_some_and(|path| {
-            path.suspect(now) || !path.alive(now) || (path.quiet_for(now) > KEEPALIVE * 2 && path.misses == 0)
-        });
-        let duplicate =
-            if in_doubt { self.best(now, chosen).or_else(|| self.fallback(now, chosen)) } else { None };
-        Selection { primary: chosen, duplicate }
-    }
-
     /// Whether some path is alive.
     pub fn any_alive(&self, now: Mono) -> bool {
         self.paths.values().any(|path| path.alive(now))
@@ -596,15 +538,6 @@ impl PathSet {
     /// Whether a direct path is alive.
     pub fn direct_alive(&self, now: Mono) -> bool {
         self.paths.iter().any(|(id, path)| id.is_direct() && path.alive(now))
-    }
-
-    /// The best direct path that is alive, with its smoothed round-trip time: what makes a link.
-    pub fn best_direct(&self, now: Mono) -> Option<(PathId, Duration)> {
-        self.paths
-            .iter()
-            .filter(|(id, path)| id.is_direct() && path.alive(now))
-            .min_by_key(|(id, path)| (path.suspect(now), score(id, path), **id))
-            .map(|(id, path)| (*id, path.quality.rtt()))
     }
 
     /// Whether traffic flows, so that paths are probed often.
@@ -620,7 +553,7 @@ impl PathSet {
     /// Candidates and paths that a handshake should be sent over: the chosen one first, then those learnt from the
     /// peer itself, then relays; at most `limit`, relays always among them.
     pub fn handshake_paths(&self, now: Mono, limit: usize) -> Vec<PathId> {
-        let mut paths: Vec<_> = self.paths.iter().collect();
+        let mut paths: Vec<_> = self.paths.iter().filter(|(_, path)| !path.forbidden).collect();
         paths.sort_by_key(|(id, path)| {
             (self.primary != Some(**id), !path.alive(now), !path.proven, path.origin, path.tries, **id)
         });
@@ -635,37 +568,6 @@ impl PathSet {
     /// Measurements of one path.
     pub fn quality(&self, id: &PathId) -> Option<Quality> {
         self.paths.get(id).filter(|path| path.proven).map(|path| path.quality)
-    }
-
-    /// Every path, with why it is or is not chosen.
-    pub fn views(&self, now: Mono) -> Vec<PathView> {
-        let warm = self.warm(now);
-        self.paths
-            .iter()
-            .map(|(id, path)| PathView {
-                id: *id,
-                origin: path.origin,
-                standing: if !path.proven {
-                    Standing::Unproven
-                } else if !path.alive(now) {
-                    Standing::Dead
-                } else if self.primary == Some(*id) {
-                    Standing::Chosen
-                } else if path.suspect(now) {
-                    Standing::Suspect
-                } else if warm == Some(*id) {
-                    Standing::Warm
-                } else {
-                    Standing::Worse
-                },
-                quality: path.proven.then_some(path.quality),
-                score_us: path.alive(now).then(|| score(id, path)),
-                misses: path.misses,
-                next_probe: path.next_probe,
-                datagram_len: path.mtu.size(),
-                len_is_proven: path.mtu.is_proven(),
-            })
-            .collect()
     }
 
     fn count_misses(&mut self, now: Mono) {
@@ -717,55 +619,11 @@ impl PathSet {
                 || now.since(path.announced.max(path.last_reply.unwrap_or_default())) < CANDIDATE_LIFE
         });
     }
-
-    /// The best path that is alive, other than `except`. Healthy paths come before suspected ones.
-    fn best(&self, now: Mono, except: Option<PathId>) -> Option<PathId> {
-        self.paths
-            .iter()
-            .filter(|(id, path)| path.alive(now) && except != Some(**id))
-            .min_by_key(|(id, path)| (path.suspect(now), score(id, path), **id))
-            .map(|(id, _)| *id)
-    }
-
-    /// With nothing alive: a relay, else anything that was proven once, else any candidate.
-    fn fallback(&self, now: Mono, except: Option<PathId>) -> Option<PathId> {
-        if except.and_then(|id| self.paths.get(&id)).is_some_and(|path| path.alive(now)) {
-            return None;
-        }
-        self.paths
-            .iter()
-            .filter(|(id, _)| except != Some(**id))
-            .min_by_key(|(id, path)| (id.is_direct(), !path.proven, **id))
-            .map(|(id, _)| *id)
-    }
-
-    fn warm(&self, now: Mono) -> Option<PathId> {
-        self.best(now, self.primary)
-    }
-
-    fn should_switch(&self, now: Mono, current: &PathId, best: &PathId) -> bool {
-        let (Some(from), Some(to)) = (self.paths.get(current), self.paths.get(best)) else { return false };
-        if from.suspect(now) && !to.suspect(now) {
-            return from.misses >= DEAD_MISSES - 1;
-        }
-        if to.quality.replies() < 2 {
-            return false;
-        }
-        let (old, new) = (score(current, from), score(best, to));
-        let clearly_better = new + new / 4 + SWITCH_MARGIN_US < old;
-        let upgrade = best.is_direct() && !current.is_direct() && new < old;
-        upgrade || (clearly_better && now.since(self.switched) >= DWELL)
-    }
 }
 
 fn candidate_wait(tries: u32) -> Duration {
     let at = (tries as usize).min(CANDIDATE_BACKOFF_MS.len() - 1);
     Duration::from_millis(CANDIDATE_BACKOFF_MS[at])
-}
-
-fn score(id: &PathId, path: &Path) -> u64 {
-    let own = if path.quality.replies() == 0 { UNMEASURED_US } else { path.quality.score_us() };
-    if id.is_direct() { own } else { own + own / 10 + RELAY_HANDICAP_US }
 }
 
 #[cfg(test)]

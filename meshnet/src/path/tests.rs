@@ -170,3 +170,54 @@ fn a_direct_path_that_was_cut_for_long_is_back_soon_after_it_is_mended() {
     net.run(Duration::from_secs(4), true);
     assert_eq!(net.set.select(net.now).primary, Some(direct(1)));
 }
+
+fn lan(port: u16) -> PathId {
+    PathId::Direct { socket: SocketId(0), remote: SocketAddr::from(([192, 168, 1, 1], port)) }
+}
+
+#[test]
+fn the_lan_comes_first_among_equals_even_when_it_answers_last() {
+    let mut net = Net::new(&[(direct(1), 2)]);
+    net.run(Duration::from_secs(3), true);
+    assert_eq!(net.primary(), Some(direct(1)));
+    net.set.add(net.now, lan(1), Origin::Announced);
+    net.rtt.insert(lan(1), Some(Duration::from_millis(2)));
+    net.run(Duration::from_secs(3), true);
+    assert_eq!((net.primary(), net.set.last_change().0), (Some(lan(1)), Change::Kind));
+    net.rtt.insert(lan(1), Some(Duration::from_millis(60)));
+    net.run(Duration::from_secs(10), true);
+    assert_eq!(net.primary(), Some(direct(1)), "but not at any price");
+    assert!(matches!(net.set.last_change().0, Change::Better(_)));
+}
+
+#[test]
+fn what_is_forbidden_is_neither_probed_nor_used_and_may_be_allowed_again() {
+    let mut net = Net::new(&[(RELAY, 20), (direct(1), 1)]);
+    net.run(Duration::from_secs(3), true);
+    assert_eq!(net.primary(), Some(direct(1)));
+    net.set.set_policy(net.now, Policy { paths: Use::Relay, ..Policy::default() });
+    let changes = net.run(Duration::from_secs(3), true);
+    assert_eq!(changes, [(Duration::from_millis(5), Selection { primary: Some(RELAY), duplicate: None })]);
+    assert_eq!(net.set.views(net.now)[0].standing, Standing::Forbidden);
+    net.rtt.insert(RELAY, None);
+    let changes = net.run(Duration::from_secs(10), true);
+    assert!(changes.iter().all(|(_, it)| it.primary == Some(RELAY) && it.duplicate.is_none()), "{changes:?}");
+    net.set.set_policy(net.now, Policy::default());
+    net.run(Duration::from_secs(3), true);
+    assert_eq!(net.primary(), Some(direct(1)));
+}
+
+#[test]
+fn a_policy_names_relays_and_networks() {
+    let other = MemberId([8; 16]);
+    let relay = |relay| PathId::Relay { relay };
+    let via = Policy { via: vec![other], ..Policy::default() };
+    assert!(!via.allows(&RELAY) && via.allows(&relay(other)) && via.allows(&direct(1)));
+    let not = Policy { forbidden_relays: vec![other], ..Policy::default() };
+    assert!(not.allows(&RELAY) && !not.allows(&relay(other)) && not.allows(&direct(1)));
+    let networks = vec!["192.168.0.0/16".parse().unwrap()];
+    let not = Policy { forbidden_networks: networks, ..Policy::default() };
+    assert!(not.allows(&direct(1)) && !not.allows(&lan(1)));
+    let only = Policy { paths: Use::Direct, ..Policy::default() };
+    assert!(only.allows(&direct(1)) && !only.allows(&RELAY));
+}

@@ -154,9 +154,7 @@ impl World {
             interface_addresses: addresses,
             sockets: vec![Socket { id: SocketId(0), port: PORT, ipv4: true, ipv6: true, bound: None }],
             mtu: DEFAULT_MTU,
-            copy_tos: false,
-            relay_limit: None,
-            rotate_every: None,
+            ..Settings::default()
         };
         let mono_start_us = self.rng.random_range(0..1 << 40);
         self.machines.push(Machine::new(disk, settings, mono_start_us));
