@@ -97,7 +97,7 @@ fn each_wrong_value_says_where_and_what_to_write() {
         ("route_table = 0", "1:15", "from 1"),
         ("relay = 1", "1:9", "relay = true"),
         ("peer = [{ path = \"relay\" }]", "1:9", "name"),
-        ("peer = [{ name = \"b\", path = \"tcp\" }]", "1:29", "\"direct\""),
+        ("peer = [{ name = \"b\", path = \"tcp\" }]", "1:30", "\"direct\""),
         ("peer = [{ name = \"b\", vias = [] }]", "1:23", "via"),
         ("peer = [{ name = \"b\", forbid = [\"10.8.0.1/16\"] }]", "1:33", "write \"10.8.0.0/16\""),
         ("peer = [{ name = \"b\", path = \"direct\", via = [\"r\"] }]", "1:18", "allows none"),

@@ -106,7 +106,7 @@ impl PathSet {
             (None, best) => best,
         };
         // With nothing alive, the last choice is still the best guess.
-        let chosen = chosen.or(self.primary);
+        let chosen = chosen.or(self.primary.filter(|id| self.policy.allows(id)));
         if chosen != self.primary {
             self.change = self.change_to(now, chosen);
             self.primary = chosen;
@@ -136,6 +136,9 @@ impl PathSet {
     fn change_to(&self, now: Mono, chosen: Option<PathId>) -> Change {
         let path = |id: Option<PathId>| id.and_then(|id| Some((id, self.paths.get(&id)?)));
         let Some((old_id, old)) = path(self.primary) else { return Change::First };
+        if old.forbidden {
+            return Change::Forbidden;
+        }
         let Some((new_id, new)) = path(chosen) else { return Change::Died };
         if !old.alive(now) {
             return Change::Died;

@@ -286,9 +286,6 @@ impl PathSet {
                 *path = Path::new(path.origin, false, now);
             }
         }
-        if self.primary.is_some_and(|id| !self.policy.allows(&id)) {
-            self.primary = None;
-        }
     }
 
     /// Whether the control plane wants this peer reachable even without traffic.

@@ -200,6 +200,7 @@ fn what_is_forbidden_is_neither_probed_nor_used_and_may_be_allowed_again() {
     let changes = net.run(Duration::from_secs(3), true);
     assert_eq!(changes, [(Duration::from_millis(5), Selection { primary: Some(RELAY), duplicate: None })]);
     assert_eq!(net.set.views(net.now)[0].standing, Standing::Forbidden);
+    assert_eq!(net.set.last_change().0, Change::Forbidden);
     net.rtt.insert(RELAY, None);
     let changes = net.run(Duration::from_secs(10), true);
     assert!(changes.iter().all(|(_, it)| it.primary == Some(RELAY) && it.duplicate.is_none()), "{changes:?}");
