@@ -1,7 +1,8 @@
 //! Datagrams on their way out, grouped so that few system calls send them.
 //!
 //! A group has one destination and datagrams of equal size, of which only the last may be shorter: what one segmented
-//! send can carry. Datagrams to one destination keep their order.
+//! send can carry. Datagrams of one lane to one destination keep their order. Those of different lanes are never in one
+//! group: the receiver's kernel would give all of it to the first one's thread, and what that hands over may be overtaken.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -35,6 +36,8 @@ struct Group {
     socket: SocketId,
     to: SocketAddr,
     tos: u8,
+    /// Number of the lane that the datagrams are sealed on.
+    of_lane: u8,
     segment: usize,
     bytes: usize,
     datagrams: usize,
@@ -64,21 +67,26 @@ impl Outbox {
         self.tos = tos;
     }
 
-    /// Adds the datagram in `range` of the buffer.
+    /// Adds the datagram in `range` of the buffer, sealed on this thread's lane.
     ///
     /// # Panics
     /// When it is full.
     pub(super) fn push(&mut self, socket: SocketId, to: SocketAddr, range: Range<usize>) {
+        self.push_of_lane(self.lane as u8, socket, to, range);
+    }
+
+    /// As [`Outbox::push`], for a datagram that somebody else sealed, on the lane with this number.
+    pub(super) fn push_of_lane(&mut self, lane: u8, socket: SocketId, to: SocketAddr, range: Range<usize>) {
         assert!(!self.is_full(), "an outbox is flushed before it is full");
         let piece = Piece { start: range.start as u32, len: range.len() as u32 };
-        if let Some(group) = self.latest(socket, to)
+        if let Some(group) = self.latest(lane, socket, to)
             && group.takes(range.len())
         {
             group.add(piece);
             return;
         }
         let tos = self.tos;
-        self.next_group().begin((socket, to, tos), piece);
+        self.next_group().begin((socket, to, tos, lane), piece);
     }
 
     /// Adds the datagrams of a burst.
@@ -87,21 +95,21 @@ impl Outbox {
     /// When it is full.
     pub(super) fn push_burst(&mut self, burst: &Burst) {
         assert!(!self.is_full(), "an outbox is flushed before it is full");
-        if let Some(group) = self.latest(burst.socket, burst.to)
+        let (tos, lane) = (self.tos, self.lane as u8);
+        if let Some(group) = self.latest(lane, burst.socket, burst.to)
             && group.takes_all(burst)
         {
             group.add_all(burst);
             return;
         }
-        let tos = self.tos;
-        self.next_group().begin_with(burst, tos);
+        self.next_group().begin_with(burst, tos, lane);
     }
 
-    /// Only the latest group with that destination may grow, else the order would change.
-    fn latest(&mut self, socket: SocketId, to: SocketAddr) -> Option<&mut Group> {
+    /// Only the latest group of that lane with that destination may grow, else the order would change.
+    fn latest(&mut self, lane: u8, socket: SocketId, to: SocketAddr) -> Option<&mut Group> {
         let tos = self.tos;
-        let latest =
-            self.groups[..self.used].iter_mut().rev().find(|group| group.socket == socket && group.to == to);
+        let of_these = |group: &&mut Group| group.socket == socket && group.to == to && group.of_lane == lane;
+        let latest = self.groups[..self.used].iter_mut().rev().find(of_these);
         latest.filter(|group| group.tos == tos)
     }
 
@@ -143,6 +151,7 @@ impl Group {
             socket: SocketId(0),
             to: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0),
             tos: 0,
+            of_lane: 0,
             segment: 1,
             bytes: 0,
             datagrams: 0,
@@ -151,16 +160,17 @@ impl Group {
         }
     }
 
-    fn begin(&mut self, (socket, to, tos): (SocketId, SocketAddr, u8), piece: Piece) {
+    fn begin(&mut self, (socket, to, tos, lane): (SocketId, SocketAddr, u8, u8), piece: Piece) {
         let len = piece.len as usize;
-        (self.socket, self.to, self.tos, self.segment) = (socket, to, tos, len.max(1));
+        (self.socket, self.to, self.tos, self.of_lane, self.segment) = (socket, to, tos, lane, len.max(1));
         (self.bytes, self.datagrams, self.ended) = (len, 1, false);
         self.pieces.clear();
         self.pieces.push(piece);
     }
 
-    fn begin_with(&mut self, burst: &Burst, tos: u8) {
-        (self.socket, self.to, self.tos, self.segment) = (burst.socket, burst.to, tos, burst.len.max(1));
+    fn begin_with(&mut self, burst: &Burst, tos: u8, lane: u8) {
+        (self.socket, self.to, self.tos, self.of_lane) = (burst.socket, burst.to, tos, lane);
+        self.segment = burst.len.max(1);
         (self.bytes, self.datagrams, self.ended) = (0, 0, false);
         self.pieces.clear();
         self.add_all(burst);
@@ -288,6 +298,19 @@ mod tests {
         assert_eq!(groups, [(0, 2), (0xb8, 2), (0, 1), (3, 2)]);
         let buffer = [0; 100];
         assert_eq!(outbox.groups[1].transmit(&buffer, None).tos, 0xb8);
+    }
+
+    #[test]
+    fn lanes_are_never_in_one_group_and_each_keeps_its_order() {
+        let mut outbox = Outbox::new(0);
+        for number in 0..12_usize {
+            outbox.push_of_lane((number % 3) as u8, SocketId(0), at(1), number * 100..number * 100 + 90);
+        }
+        assert_eq!(shape(&outbox), [(1, 90, 4, 4); 3]);
+        for (lane, group) in outbox.groups[..3].iter().enumerate() {
+            let starts: Vec<usize> = group.pieces.iter().map(|piece| piece.start as usize / 100).collect();
+            assert_eq!(starts, [lane, lane + 3, lane + 6, lane + 9]);
+        }
     }
 
     #[test]

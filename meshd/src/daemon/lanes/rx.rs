@@ -18,6 +18,7 @@ use meshnet::io::wake::{Interest, Ready};
 use meshnet::node::Inbound;
 use meshnet::path::SocketId;
 use meshnet::time::Mono;
+use proto::lane;
 
 use super::counters::{Counters, add};
 use super::inbox::Stray;
@@ -260,7 +261,8 @@ impl Work {
                     self.flush(buffer);
                 }
                 add(&self.counters().forwarded, 1);
-                self.outbox.push(socket, to, datagram);
+                let lane = lane::number_of(&buffer[datagram.clone()]);
+                self.outbox.push_of_lane(lane, socket, to, datagram);
             }
             Verdict::Control { receiver, via, frames } => {
                 let frames = copy(buffer, frames);

@@ -253,6 +253,23 @@ impl World {
         }
     }
 
+    /// What `relay` needs to forward to `to`, number 1 of three, under the label 2.
+    fn relaying(&mut self, relay: &Node, to: &Node) -> RelayTable {
+        let hop = RelayHop {
+            neighbour: MemberSlot(to.number),
+            socket: SocketId(0),
+            to: to.endpoint(),
+            sealer: self.sealer(relay.number, to.number),
+            label: RelayLabel::SELF,
+        };
+        RelayTable {
+            labels: vec![None, None, Some(MemberSlot(to.number))],
+            members: [(member(to.number), MemberSlot(to.number))].into(),
+            hops: vec![None, Some(hop), None],
+            limit: None,
+        }
+    }
+
     /// Publishes to `node` sessions with `members`, of which some have a carrier.
     fn publish(
         &mut self,
@@ -385,19 +402,7 @@ fn a_super_packet_takes_one_system_call_at_each_step_direct_and_relayed() {
         node
     };
     let (mut world, a, b, r) = (World { offload: true, ..World::default() }, start(0), start(1), start(2));
-    let hop = RelayHop {
-        neighbour: MemberSlot(1),
-        socket: SocketId(0),
-        to: b.endpoint(),
-        sealer: world.sealer(2, 1),
-        label: RelayLabel::SELF,
-    };
-    let table = RelayTable {
-        labels: vec![None, None, Some(MemberSlot(1))],
-        members: [(member(1), MemberSlot(1))].into(),
-        hops: vec![None, Some(hop), None],
-        limit: None,
-    };
+    let table = world.relaying(&r, &b);
     world.publish(&r, 3, Vec::new(), Some(table));
     world.publish(&b, 3, Vec::new(), None);
     let carriers = [World::direct(&b), world.relayed(&a, &r, &b, RelayLabel(2))];
@@ -460,19 +465,7 @@ fn packets_wait_for_no_one_until_the_control_plane_made_a_session() {
 #[test]
 fn a_relay_forwards_and_its_device_sees_nothing() {
     let (mut world, a, b, r) = (World::default(), Node::start(0), Node::start(1), Node::start(2));
-    let hop = RelayHop {
-        neighbour: MemberSlot(1),
-        socket: SocketId(0),
-        to: b.endpoint(),
-        sealer: world.sealer(2, 1),
-        label: RelayLabel::SELF,
-    };
-    let table = RelayTable {
-        labels: vec![None, None, Some(MemberSlot(1))],
-        members: [(member(1), MemberSlot(1))].into(),
-        hops: vec![None, Some(hop), None],
-        limit: None,
-    };
+    let table = world.relaying(&r, &b);
     world.publish(&r, 3, Vec::new(), Some(table));
     world.publish(&b, 3, Vec::new(), None);
     for label in [RelayLabel::LONG, RelayLabel(2)] {
@@ -492,19 +485,7 @@ fn a_batch_to_relay_leaves_as_a_batch() {
     let (mut world, b) = (World::default(), Node::start(1));
     let mut a = Node::prepare(0, Bind::Any { port: 0 });
     let mut r = Node::prepare(2, Bind::Any { port: 0 });
-    let hop = RelayHop {
-        neighbour: MemberSlot(1),
-        socket: SocketId(0),
-        to: b.endpoint(),
-        sealer: world.sealer(2, 1),
-        label: RelayLabel::SELF,
-    };
-    let table = RelayTable {
-        labels: vec![None, None, Some(MemberSlot(1))],
-        members: [(member(1), MemberSlot(1))].into(),
-        hops: vec![None, Some(hop), None],
-        limit: None,
-    };
+    let table = world.relaying(&r, &b);
     world.publish(&r, 3, Vec::new(), Some(table));
     world.publish(&b, 3, Vec::new(), None);
     let carrier = world.relayed(&a, &r, &b, RelayLabel(2));

@@ -222,19 +222,7 @@ fn relayed_packets_stay_on_their_lane_at_every_hop() {
             Node::start_lanes(1, right),
             Node::start_lanes(2, middle),
         );
-        let hop = RelayHop {
-            neighbour: MemberSlot(1),
-            socket: SocketId(0),
-            to: b.endpoint(),
-            sealer: world.sealer(2, 1),
-            label: RelayLabel::SELF,
-        };
-        let table = RelayTable {
-            labels: vec![None, None, Some(MemberSlot(1))],
-            members: [(member(1), MemberSlot(1))].into(),
-            hops: vec![None, Some(hop), None],
-            limit: None,
-        };
+        let table = world.relaying(&r, &b);
         // The relay sends packets of its own to the same neighbour, too.
         world.publish(&r, 3, vec![(1, World::direct(&b), None)], Some(table));
         world.publish(&b, 3, Vec::new(), None);
@@ -258,6 +246,36 @@ fn relayed_packets_stay_on_their_lane_at_every_hop() {
         assert_eq!(forwarded.iter().sum::<u64>(), 120);
         assert!(forwarded.iter().all(|count| *count > 0), "all of the relay's lanes: {forwarded:?}");
     }
+}
+
+#[test]
+fn a_relay_with_one_thread_sends_no_lanes_together() {
+    const OF_EACH: u32 = 20;
+    let (mut world, b) = (World::default(), Node::start_lanes(1, 3));
+    let mut a = Node::prepare_lanes(0, ANY, Offloads::NONE, 3, 3);
+    let mut r = Node::prepare_lanes(2, ANY, Offloads::NONE, 1, 1);
+    let table = world.relaying(&r, &b);
+    world.publish(&r, 3, Vec::new(), Some(table));
+    world.publish(&b, 3, Vec::new(), None);
+    let carrier = world.relayed(&a, &r, &b, RelayLabel(2));
+    world.publish(&a, 3, vec![(1, carrier, None)], None);
+    for number in 0..3 * OF_EACH {
+        a.emit_on(number as usize % 3, &packet(0, 1, number, 300));
+    }
+    a.run();
+    a.wait_for(|counters| counters.tx_packets.load(Ordering::Relaxed) == u64::from(3 * OF_EACH));
+    // Everything waits for the relay, so that it has datagrams of all lanes at once.
+    r.run();
+    for number in 0..3 * OF_EACH {
+        assert_eq!(b.received_on(number as usize % 3), packet(0, 1, number, 300));
+    }
+    assert_eq!(
+        b.lanes().counters().handed_over.load(Ordering::Relaxed),
+        0,
+        "what is handed over may be overtaken"
+    );
+    let calls = r.socket.first().stats().send_calls.load(Ordering::Relaxed);
+    assert!(calls <= 6, "{calls} calls");
 }
 
 #[test]
