@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::definition::{Arch, Definition};
 use super::desired::Ids;
+use super::driver::Kind;
 use super::galera::Evidence;
 
 /// The nodes of a stack as they are, by name.
@@ -13,6 +14,9 @@ use super::galera::Evidence;
 pub struct Actual {
     /// What each one reports, or why it does not.
     pub nodes: BTreeMap<String, Result<Report, String>>,
+    /// How many applications Marathon has of the stack, or why it does not tell; absent where none runs.
+    #[serde(default)]
+    pub marathon: Option<Result<usize, String>>,
 }
 
 /// What one agent reports about one stack.
@@ -56,6 +60,9 @@ pub struct SecretFact {
 pub struct Found {
     /// Its name.
     pub name: String,
+    /// Who made it.
+    #[serde(default)]
+    pub driver: Kind,
     /// The component's name; empty if the container is not of this stack.
     pub component: String,
     /// The hash that it was made with.

@@ -10,9 +10,12 @@ use rand::RngExt;
 use super::agent::{Answer, Request, Secret};
 use super::components::Check;
 use super::definition::hex;
+use super::driver::direct::Direct;
+use super::driver::marathon::{Marathon, client::Client};
+use super::driver::{Driver, Kind, Order, Replica, Waiting};
 use super::fleet::{self, Fleet};
 use super::plan::secrets::{self, NOT_YET};
-use super::plan::{Action, Plan, Step};
+use super::plan::{Action, Plan, Step, Wishes};
 use super::spec::{Placed, SecretSource, Stack};
 use super::{actual::Actual, random_bytes};
 
@@ -158,6 +161,10 @@ pub struct Site<'a> {
     pub fleet: &'a Fleet,
     /// The secrets.
     pub supply: &'a Supply,
+    /// The stack's Marathon; a client without servers where it has none.
+    pub marathon: &'a Client,
+    /// What an operator asked for beyond the specification.
+    pub wishes: Wishes,
     /// Who hears what goes on.
     pub observer: &'a dyn Observer,
 }
@@ -262,21 +269,36 @@ async fn attempt(plan: &Plan, step: &Step, site: &Site<'_>, waits_for: &mut Stri
                 wait(site, step, waits_for, why).await;
             }
         }
-        Action::Remove { container, grace_s } => {
-            let request = Request::Remove { stack, container: container.clone(), grace_s: *grace_s };
-            ask(site, step, request).await?;
+        Action::Remove { container, grace_s, driver } => {
+            let replica = replica(site, step, container, *grace_s);
+            let waiting = &mut Waiting { observer: site.observer, step, why: waits_for };
+            match driver {
+                Kind::Direct => Direct { fleet: site.fleet }.remove(&replica, waiting).await?,
+                Kind::Marathon => marathon(site).remove(&replica, waiting).await?,
+            }
         }
         Action::Create { definition, founding } => {
-            let request = Request::Create {
-                definition: definition.clone(),
-                founding: founding.clone(),
-                members: plan.ids.get(&step.component).cloned().unwrap_or_default(),
-                keeps_id: fleet::keeps_id(placed()?),
+            let none = BTreeMap::new();
+            let order = Order {
+                node: &step.node,
+                definition,
+                founding,
+                members: plan.ids.get(&step.component).unwrap_or(&none),
+                keeps_id: &fleet::keeps_id(placed()?),
             };
-            ask(site, step, request).await?;
+            let waiting = &mut Waiting { observer: site.observer, step, why: waits_for };
+            match definition.driver {
+                Kind::Direct => Direct { fleet: site.fleet }.place(&order, waiting).await?,
+                Kind::Marathon => marathon(site).place(&order, waiting).await?,
+            }
         }
-        Action::Start { container } => {
-            ask(site, step, Request::Start { stack, container: container.clone() }).await?;
+        Action::Start { container, driver } => {
+            let replica = replica(site, step, container, 0);
+            let waiting = &mut Waiting { observer: site.observer, step, why: waits_for };
+            match driver {
+                Kind::Direct => Direct { fleet: site.fleet }.start(&replica, waiting).await?,
+                Kind::Marathon => marathon(site).start(&replica, waiting).await?,
+            }
         }
         Action::Ready => {
             let placed = placed()?;
@@ -295,6 +317,14 @@ async fn attempt(plan: &Plan, step: &Step, site: &Site<'_>, waits_for: &mut Stri
         }
     }
     Ok(())
+}
+
+fn marathon<'a>(site: &Site<'a>) -> Marathon<'a> {
+    Marathon { fleet: site.fleet, client: site.marathon, stack: site.stack, force: site.wishes.force }
+}
+
+fn replica<'a>(site: &Site<'a>, step: &'a Step, container: &'a str, grace_s: u32) -> Replica<'a> {
+    Replica { node: &step.node, stack: site.name, component: &step.component, container, grace_s }
 }
 
 async fn wait(site: &Site<'_>, step: &Step, waits_for: &mut String, why: String) {

@@ -6,6 +6,8 @@ use std::fmt;
 use blake2::{Blake2s256, Digest};
 use serde::{Deserialize, Serialize};
 
+use super::driver::Kind;
+
 /// Version of what goes into the hash. It changes only when an equal definition would make another container; then
 /// every container is rolled once, and the plan says why.
 pub const SCHEMA: u32 = 1;
@@ -69,6 +71,9 @@ pub struct Definition {
     pub component: String,
     /// The replica's number within its component: kept for as long as it lives, never given twice.
     pub id: u32,
+    /// Who makes the container.
+    #[serde(default, skip_serializing_if = "Kind::is_direct")]
+    pub driver: Kind,
     /// The image, as the specification writes it.
     pub image: String,
     /// The architecture that the image must have.
@@ -100,6 +105,9 @@ pub struct Definition {
     /// Ports that it listens on, all on the node's overlay address.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<String, u16>,
+    /// Labels for those who read Marathon's applications (marathon-lb).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Whether it may do everything on the machine (a Mesos agent).
     #[serde(default, skip_serializing_if = "is_false")]
     pub privileged: bool,
@@ -248,6 +256,7 @@ pub(crate) mod tests {
             stack: "s".into(),
             component: "zookeeper".into(),
             id: 1,
+            driver: Kind::Direct,
             image: "zookeeper:3.9.5".into(),
             arch: Arch::Amd64,
             entrypoint: vec![],
@@ -259,6 +268,7 @@ pub(crate) mod tests {
             files: BTreeMap::new(),
             secrets: BTreeMap::new(),
             ports: [("client".to_owned(), 2181)].into(),
+            labels: BTreeMap::new(),
             privileged: false,
             pid_host: false,
             capabilities: vec![],

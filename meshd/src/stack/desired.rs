@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::components::render::{self, Scene, Seat};
 use super::definition::{Definition, SecretRef, Source};
+use super::driver::Kind;
 use super::spec::{Placed, Stack};
 
 /// The numbers of replicas: by component, then by node. A number belongs to its node for as long as the replica lives
@@ -123,6 +124,7 @@ fn define(
         stack: stack.name.clone(),
         component: component.name.clone(),
         id: seat.id,
+        driver: placed.driver,
         image: placed.images.get(&seat.arch).cloned().unwrap_or_default(),
         arch: seat.arch,
         entrypoint: rendered.entrypoint,
@@ -134,6 +136,7 @@ fn define(
         files: rendered.files,
         secrets,
         ports: placed.ports.clone(),
+        labels: if placed.driver == Kind::Marathon { rendered.labels } else { BTreeMap::new() },
         privileged: component.container.privileged,
         pid_host: component.container.pid_host,
         capabilities: component.container.capabilities.clone(),

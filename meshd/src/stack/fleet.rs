@@ -1,7 +1,7 @@
 //! The agents of the mesh, as an operator reaches them.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use super::agent::{Answer, DEFAULT_PORT, Request};
 use super::components::Check;
 use super::definition::Source;
 use super::desired::volume_name;
+use super::driver;
 use super::engine::probe::Question;
 use super::spec::{Member, Placed, Stack};
 use crate::api::Status;
@@ -60,6 +61,14 @@ impl Fleet {
             }
         }
         Fleet { contacts, caller: Arc::new(caller), own: status.node.name.clone() }
+    }
+
+    /// A fleet without members.
+    #[cfg(test)]
+    pub(crate) fn empty() -> Fleet {
+        let identity = meshnet::membership::IdentitySecret::from_bytes(&[1; 32]);
+        let caller = Arc::new(Caller { member: MemberId([1; 16]), identity });
+        Fleet { contacts: BTreeMap::new(), caller, own: "here".into() }
     }
 
     /// The name of the node on which this runs.
@@ -119,7 +128,20 @@ impl Fleet {
             }
         }))
         .await;
-        Actual { nodes: nodes.into_iter().flatten().collect() }
+        let mut actual = Actual { nodes: nodes.into_iter().flatten().collect(), marathon: None };
+        let marathon = self.marathon(stack, &actual);
+        driver::marathon::look(&marathon, name, &mut actual, |node| self.address(node)).await;
+        actual
+    }
+
+    /// The overlay address of a member.
+    pub fn address(&self, node: &str) -> Option<IpAddr> {
+        self.contacts.get(node).map(|contact| contact.member.address)
+    }
+
+    /// A client of the stack's Marathon.
+    pub fn marathon(&self, stack: Option<&Stack>, actual: &Actual) -> driver::marathon::client::Client {
+        driver::marathon::client(stack, actual, |node| self.address(node))
     }
 
     async fn report(&self, name: &str, stack: Option<&Stack>, node: &str) -> Result<Report, String> {

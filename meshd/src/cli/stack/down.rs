@@ -10,7 +10,7 @@ use crate::output;
 use crate::stack::agent::Request;
 use crate::stack::apply::{self, Site, Supply};
 use crate::stack::components::Catalogue;
-use crate::stack::plan;
+use crate::stack::plan::{self, Wishes};
 
 /// Arguments of `meshd stack down`.
 #[derive(clap::Args, Debug)]
@@ -41,8 +41,16 @@ impl Args {
             let screen = Screen::new(global.json);
             screen.total(plan.steps.len());
             let supply = Supply::default();
-            let site =
-                Site { name: &stack.name, stack: Some(&stack), fleet, supply: &supply, observer: &screen };
+            let marathon = fleet.marathon(Some(&stack), &actual);
+            let site = Site {
+                name: &stack.name,
+                stack: Some(&stack),
+                fleet,
+                supply: &supply,
+                marathon: &marathon,
+                wishes: Wishes::default(),
+                observer: &screen,
+            };
             apply::apply(&plan, &site).await?;
             screen.finish();
             if self.volumes {

@@ -7,6 +7,7 @@ use super::context::{Context, Source, block_on};
 use crate::output;
 use crate::stack::apply;
 use crate::stack::components::Catalogue;
+use crate::stack::driver::marathon::rehearse;
 use crate::stack::plan::{self, Plan, Wishes};
 
 /// Arguments of `meshd stack plan`.
@@ -38,7 +39,11 @@ impl Args {
             let actual = context.fleet.actual(&stack.name, Some(&stack)).await;
             let supply = apply::supply(&stack, &actual, &context.fleet, false).await?;
             let wishes = Wishes { force: self.force };
-            plan::plan(&stack, &actual, &supply.versions, wishes).map_err(anyhow::Error::msg)
+            let mut plan =
+                plan::plan(&stack, &actual, &supply.versions, wishes).map_err(anyhow::Error::msg)?;
+            let marathon = context.fleet.marathon(Some(&stack), &actual);
+            plan.blocked.extend(rehearse(&marathon, &stack, &actual, &plan).await);
+            anyhow::Ok(plan)
         })?;
         output::print(&if global.json { output::json_line(&plan)? } else { told(&plan) })?;
         Ok(match (plan.changes().next(), plan.blocked.is_empty()) {

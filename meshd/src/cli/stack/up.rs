@@ -26,7 +26,8 @@ const MAX_ROUNDS: usize = 4;
 pub(super) struct Args {
     #[command(flatten)]
     source: Source,
-    /// Go on where committed writes could be lost: see what `plan` says first
+    /// Go on where committed writes could be lost, and take applications out of other deployments' hands: see what
+    /// `plan` says first
     #[arg(long)]
     force: bool,
 }
@@ -76,8 +77,16 @@ impl Args {
             }
             changed += plan.changes().count();
             screen.total(plan.steps.len());
-            let site =
-                Site { name: &stack.name, stack: Some(stack), fleet, supply: &supply, observer: &screen };
+            let marathon = fleet.marathon(Some(stack), &actual);
+            let site = Site {
+                name: &stack.name,
+                stack: Some(stack),
+                fleet,
+                supply: &supply,
+                marathon: &marathon,
+                wishes,
+                observer: &screen,
+            };
             apply::apply(&plan, &site).await?;
         }
         screen.finish();

@@ -99,6 +99,16 @@ pub enum Request {
         /// Paths of volumes that belong to the replica's number.
         keeps_id: Vec<String>,
     },
+    /// Prepare everything for a container that Marathon is to start here: files, secrets, volumes; and see that its image
+    /// is there.
+    Prepare {
+        /// What it is made from.
+        definition: Box<Definition>,
+        /// It is to found a cluster.
+        founding: bool,
+        /// Paths of volumes that belong to the replica's number.
+        keeps_id: Vec<String>,
+    },
     /// Find out how far a stopped Galera replica's data goes, and remember it for reports.
     Recover {
         /// The replica.
@@ -174,6 +184,11 @@ impl Request {
             Request::Create { definition, .. } => {
                 Some(format!("create {} from {}", definition.container_name(), definition.image))
             }
+            Request::Prepare { definition, .. } => Some(format!(
+                "prepare {} from {} for Marathon",
+                definition.container_name(),
+                definition.image
+            )),
             Request::Recover { definition } => Some(format!("recover {}", definition.container_name())),
             Request::Start { container, .. } => Some(format!("start {container}")),
             Request::Remove { container, .. } => Some(format!("remove {container}")),
@@ -229,6 +244,13 @@ pub enum Answer {
     Report(Box<Report>),
     /// To [`Request::Probe`].
     Probe(Probe),
+    /// To [`Request::Prepare`].
+    Prepared {
+        /// The content of the image.
+        image_id: String,
+        /// Where the container's files lie.
+        files: String,
+    },
     /// How far a pull is, in bytes.
     Progress {
         /// What came.

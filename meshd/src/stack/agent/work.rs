@@ -17,6 +17,7 @@ use super::server::{Options, send};
 use super::{Answer, Request};
 use crate::stack::actual::Report;
 use crate::stack::definition::{Arch, Definition, Source};
+use crate::stack::driver::Kind;
 use crate::stack::engine::probe::{self, Question};
 use crate::stack::engine::{self, Engine};
 use crate::stack::galera::Evidence;
@@ -137,6 +138,17 @@ impl Worker {
                 self.engine()?.create(&definition, &founding, &members, &keeps_id, &files).await?;
                 Answer::Done
             }
+            Request::Prepare { definition, founding, keeps_id } => {
+                let name = self.recovered_name(&definition.stack, &definition.component)?;
+                remove_if_there(&self.directory.join(name))?;
+                let image = self.engine()?.prepare(&definition, &keeps_id).await?;
+                let files = self.vault.lay_down(&definition)?;
+                if founding {
+                    self.allow_founding(&definition).await?;
+                }
+                self.remember(&definition)?;
+                Answer::Prepared { image_id: image.id, files: files.to_string_lossy().into_owned() }
+            }
             Request::Start { stack, container } => {
                 let engine = self.engine()?;
                 let there = engine.containers(&stack).await?;
@@ -153,15 +165,21 @@ impl Worker {
                 Answer::Done
             }
             Request::Remove { stack, container, grace_s } => {
-                self.engine()?.remove(&stack, &container, grace_s).await?;
+                let engine = self.engine()?;
+                engine.remove(&stack, &container, grace_s).await?;
                 if let Some(component) = container.strip_prefix(&format!("meshd-{stack}-")) {
+                    // What Mesos started has other names.
+                    for other in engine.names(&stack, component).await? {
+                        engine.remove(&stack, &other, grace_s).await?;
+                    }
+                    remove_if_there(&self.prepared_path(&stack, component)?)?;
                     self.vault.forget_files(&self.vault.files_of(checked(&stack)?, checked(component)?))?;
                 }
                 Answer::Done
             }
             Request::Run { stack, container, command } => {
                 let engine = self.engine()?;
-                self.must_be_ours(&engine, &stack, &container).await?;
+                let container = self.ours(&engine, &stack, &container).await?;
                 let (code, output) = engine.run_in(&container, &command, RUN_LIMIT).await?;
                 Answer::Ran { code, output }
             }
@@ -174,7 +192,7 @@ impl Worker {
             }
             Request::Logs { stack, container, tail, follow } => {
                 let engine = self.engine()?;
-                self.must_be_ours(&engine, &stack, &container).await?;
+                let container = self.ours(&engine, &stack, &container).await?;
                 let mut lines = Box::pin(engine.logs(&container, tail, follow));
                 while let Some(text) = lines.next().await {
                     send(writer, &Answer::Line { text: text? }).await?;
@@ -196,11 +214,14 @@ impl Worker {
         })
     }
 
-    async fn must_be_ours(&self, engine: &Engine, stack: &str, container: &str) -> anyhow::Result<()> {
-        let there = engine.containers(stack).await?;
-        let ours = there.iter().any(|found| found.name == container && !found.component.is_empty());
-        anyhow::ensure!(ours, "{container} is no container of {stack} on {}", self.node);
-        Ok(())
+    /// What the engine calls a container of the stack.
+    async fn ours(&self, engine: &Engine, stack: &str, container: &str) -> anyhow::Result<String> {
+        let names = match container.strip_prefix(&format!("meshd-{stack}-")) {
+            Some(component) => engine.names(stack, component).await?,
+            None => Vec::new(),
+        };
+        let name = names.into_iter().next();
+        name.ok_or_else(|| anyhow::anyhow!("{container} is no container of {stack} on {}", self.node))
     }
 
     async fn report(
@@ -254,9 +275,16 @@ impl Worker {
 
     /// Lays down the files of all containers, and starts those that do not run.
     pub(super) async fn restore(&self) -> anyhow::Result<()> {
+        // First those that Marathon starts: their files must be there before its agent is.
+        for definition in self.prepared() {
+            if let Err(error) = self.vault.lay_down(&definition) {
+                warn!(component = definition.component, %error, "cannot lay down files");
+            }
+        }
         let engine = self.engine()?;
         for found in engine.all_ours().await? {
-            let Some(definition) = found.definition.as_ref().filter(|_| !found.running) else { continue };
+            let is_down = !found.running && found.driver == Kind::Direct;
+            let Some(definition) = found.definition.as_ref().filter(|_| is_down) else { continue };
             self.vault.lay_down(definition)?;
             match engine.start(&found.name).await {
                 Ok(()) => info!(container = found.name, "started again"),
@@ -279,6 +307,26 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Remembers what Marathon starts here, for after a start of the machine.
+    fn remember(&self, definition: &Definition) -> anyhow::Result<()> {
+        let path = self.prepared_path(&definition.stack, &definition.component)?;
+        let directory = path.parent().unwrap_or(&self.directory);
+        std::fs::create_dir_all(directory)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let bytes = serde_json::to_vec(definition)?;
+        Ok(atomic::replace(directory, &name, &bytes, 0o600).map_err(|(_, error)| error)?)
+    }
+
+    fn prepared_path(&self, stack: &str, component: &str) -> io::Result<PathBuf> {
+        let name = format!("{}.{}.json", checked(stack)?, checked(component)?);
+        Ok(self.directory.join("prepared").join(name))
+    }
+
+    fn prepared(&self) -> Vec<Definition> {
+        let entries = std::fs::read_dir(self.directory.join("prepared")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok()).collect()
     }
 
     fn recovered_name(&self, stack: &str, component: &str) -> io::Result<String> {

@@ -84,6 +84,9 @@ pub struct Component {
     /// How it is changed while others depend on it.
     #[serde(default)]
     pub roll: Roll,
+    /// What its applications have on Marathon.
+    #[serde(default)]
+    pub marathon: OnMarathon,
     /// What it needs of a machine.
     #[serde(default)]
     pub resources: Resources,
@@ -344,6 +347,18 @@ pub enum First {
     OneThenRest,
     /// One after the other; the first one founds the cluster.
     Galera,
+}
+
+/// What a component has on Marathon beyond its container.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, Default)]
+#[serde(deny_unknown_fields)]
+pub struct OnMarathon {
+    /// How long failing health checks are let pass after a start, in seconds; the deadline if absent.
+    #[serde(default)]
+    pub grace_s: Option<u32>,
+    /// Labels for those who read Marathon's applications, as marathon-lb does; templates. What renders to nothing is left out.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What a replica needs.

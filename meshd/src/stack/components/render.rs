@@ -57,6 +57,8 @@ pub struct Rendered {
     pub files: BTreeMap<String, String>,
     /// Parts of the machine.
     pub mounts: BTreeMap<String, Mount>,
+    /// Labels of the application on Marathon.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Renders `component` for the replica at `seat`.
@@ -108,7 +110,15 @@ pub fn render(component: &Component, seat: &Seat, scene: &Arc<Scene>) -> Result<
         };
         mounts.insert(target, Mount { source, read_only: mount.read_only });
     }
+    let mut labels = BTreeMap::new();
+    for (name, text) in &component.marathon.labels {
+        let value = one(&plain, &format!("marathon.labels.{name}"), text)?;
+        if !value.is_empty() {
+            labels.insert(name.clone(), value);
+        }
+    }
     Ok(Rendered {
+        labels,
         entrypoint: list("container.entrypoint", &container.entrypoint)?,
         command: list("container.command", &container.command)?,
         environment,

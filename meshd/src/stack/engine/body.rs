@@ -10,6 +10,7 @@ use bollard::models::{
 
 use crate::stack::actual::Found;
 use crate::stack::definition::{Definition, LABEL, Source};
+use crate::stack::driver::Kind;
 
 /// What an engine is asked for.
 pub(super) fn create(
@@ -111,6 +112,7 @@ pub(super) fn found(name: &str, seen: &ContainerInspectResponse, image: Option<&
     let definition: Option<Definition> = serde_json::from_str(&label("definition")).ok();
     let mut found = Found {
         name: name.to_owned(),
+        driver: if label("driver") == Kind::Marathon.word() { Kind::Marathon } else { Kind::Direct },
         component: label("component"),
         hash: label("hash"),
         members,
@@ -125,7 +127,7 @@ pub(super) fn found(name: &str, seen: &ContainerInspectResponse, image: Option<&
         definition: None,
     };
     if let (Some(definition), Some(image)) = (&definition, image) {
-        found.drift = drift(definition, seen, image, &label("image"));
+        found.drift = drift(definition, seen, image, &label("image"), found.driver);
     }
     found.definition = definition;
     found
@@ -137,6 +139,7 @@ fn drift(
     seen: &ContainerInspectResponse,
     image: &ImageInspect,
     image_id: &str,
+    driver: Kind,
 ) -> Vec<String> {
     let config = seen.config.clone().unwrap_or_default();
     let host = seen.host_config.clone().unwrap_or_default();
@@ -149,13 +152,17 @@ fn drift(
     differs("image", seen.image.clone().unwrap_or_default(), image_id.to_owned());
     differs("network", host.network_mode.unwrap_or_default(), "host".into());
     differs("privileged", host.privileged.unwrap_or(false).to_string(), definition.privileged.to_string());
-    let memory = (definition.memory_mb as i64) << 20;
-    differs("memory", host.memory.unwrap_or(0).to_string(), memory.to_string());
-    let cpus = definition.cpus_milli as i64 * 1_000_000;
-    differs("cpus", host.nano_cpus.unwrap_or(0).to_string(), cpus.to_string());
-    let restart = host.restart_policy.and_then(|policy| policy.name).map(|name| name.to_string());
-    differs("restart policy", restart.unwrap_or_default(), RestartPolicyNameEnum::UNLESS_STOPPED.to_string());
-    if !definition.command.is_empty() {
+    // Mesos has its own ways to limit a container, and starts it again itself.
+    if driver == Kind::Direct {
+        let memory = (definition.memory_mb as i64) << 20;
+        differs("memory", host.memory.unwrap_or(0).to_string(), memory.to_string());
+        let cpus = definition.cpus_milli as i64 * 1_000_000;
+        differs("cpus", host.nano_cpus.unwrap_or(0).to_string(), cpus.to_string());
+        let restart = host.restart_policy.and_then(|policy| policy.name).map(|name| name.to_string());
+        let should = RestartPolicyNameEnum::UNLESS_STOPPED.to_string();
+        differs("restart policy", restart.unwrap_or_default(), should);
+    }
+    if !definition.command.is_empty() && (driver == Kind::Direct || definition.entrypoint.len() < 2) {
         let is = config.cmd.unwrap_or_default();
         // What a founder has beyond the definition is no drift.
         let should = definition.command.join(" ");
@@ -171,7 +178,10 @@ fn drift(
     let mut expected = variables(image.config.as_ref().and_then(|config| config.env.clone()));
     expected.extend(definition.environment.clone());
     let present = variables(config.env);
-    for (name, value) in &present {
+    // Mesos and Marathon tell a task about itself in variables of their own.
+    for (name, value) in
+        present.iter().filter(|(name, _)| driver == Kind::Direct || expected.contains_key(*name))
+    {
         if expected.get(name) != Some(value) {
             let should = expected.get(name).cloned().unwrap_or_else(|| "absent".into());
             differs(&format!("environment.{name}"), value.clone(), should);

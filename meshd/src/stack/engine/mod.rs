@@ -23,9 +23,12 @@ use futures_util::StreamExt;
 
 use super::actual::{Found, ImageFact};
 use super::definition::{Arch, Definition, LABEL, Source};
+use super::driver::Kind;
 
 /// How long the engine may take for one answer, in seconds: above every grace that it waits for itself.
 const TIMEOUT_S: u64 = 900;
+/// What the name of a container ends with that runs one program beside a replica's data.
+const ONCE: &str = "-once";
 /// Most output of a program that is kept, in bytes.
 const MAX_OUTPUT_BYTES: usize = 1 << 20;
 
@@ -108,10 +111,11 @@ impl Engine {
     pub async fn containers(&self, stack: &str) -> Result<Vec<Found>, Error> {
         let prefix = format!("meshd-{stack}-");
         let mut found = Vec::new();
-        for summary in self.list(HashMap::new()).await? {
-            let name =
-                summary.names.iter().flatten().next().map(|name| name.trim_start_matches('/').to_owned());
-            let Some(name) = name else { continue };
+        // The newest first: of what Mesos runs, the older ones are on their way out.
+        let mut list = self.list(HashMap::new()).await?;
+        list.sort_by_key(|summary| std::cmp::Reverse(summary.created));
+        for summary in list {
+            let Some(name) = name_of(&summary).filter(|name| !name.ends_with(ONCE)) else { continue };
             let ours =
                 summary.labels.as_ref().and_then(|labels| labels.get(LABEL)).is_some_and(|of| of == stack);
             if !ours {
@@ -126,7 +130,16 @@ impl Engine {
                 Some(image) => self.docker.inspect_image(image).await.ok(),
                 None => None,
             };
-            found.push(body::found(&name, &seen, image.as_ref()));
+            let one = body::found(&name, &seen, image.as_ref());
+            // Mesos leaves ended ones there for hours.
+            let is_old = one.driver == Kind::Marathon
+                && (!one.running
+                    || found.iter().any(|other: &Found| {
+                        other.driver == Kind::Marathon && other.component == one.component
+                    }));
+            if !is_old {
+                found.push(one);
+            }
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
@@ -140,15 +153,27 @@ impl Engine {
         let filter = HashMap::from([("label".to_owned(), vec![LABEL.to_owned()])]);
         let mut found = Vec::new();
         for summary in self.list(filter).await? {
-            let name =
-                summary.names.iter().flatten().next().map(|name| name.trim_start_matches('/').to_owned());
-            if let Some(name) = name.filter(|name| !name.ends_with("-once"))
+            if let Some(name) = name_of(&summary).filter(|name| !name.ends_with(ONCE))
                 && let Ok(seen) = self.inspect(&name).await
             {
                 found.push(body::found(&name, &seen, None));
             }
         }
         Ok(found)
+    }
+
+    /// The names of a component's containers, those that run first, of these the newest: Mesos gives names of its own.
+    ///
+    /// # Errors
+    /// If the engine does not answer.
+    pub async fn names(&self, stack: &str, component: &str) -> Result<Vec<String>, Error> {
+        let labels = vec![format!("{LABEL}={stack}"), format!("{LABEL}.component={component}")];
+        let mut list = self.list(HashMap::from([("label".to_owned(), labels)])).await?;
+        let runs = |summary: &bollard::models::ContainerSummary| {
+            summary.state == Some(bollard::models::ContainerSummaryStateEnum::RUNNING)
+        };
+        list.sort_by_key(|summary| std::cmp::Reverse((runs(summary), summary.created)));
+        Ok(list.iter().filter_map(name_of).filter(|name| !name.ends_with(ONCE)).collect())
     }
 
     async fn list(
@@ -241,19 +266,7 @@ impl Engine {
         files: &Path,
     ) -> Result<(), Error> {
         let name = definition.container_name();
-        let Some(image) = self.image(&definition.image).await else {
-            let message = format!("{} is not on this node", definition.image);
-            return Err(Error::Refused { action: "make a container", message });
-        };
-        if Arch::parse(&image.arch) != Some(definition.arch) {
-            let (got, wanted) = (image.arch, definition.arch);
-            return Err(Error::WrongArch { image: definition.image.clone(), got, wanted });
-        }
-        for (target, source) in &definition.volumes {
-            if let Source::Named(volume) = source {
-                self.volume(volume, definition, keeps_id.contains(target)).await?;
-            }
-        }
+        let image = self.prepare(definition, keeps_id).await?;
         let hash = definition.hash(&image.id);
         let body = body::create(definition, founding, members, &hash, &image.id, files);
         let wanted = options::CreateContainerOptions { name: Some(name.clone()), ..Default::default() };
@@ -269,6 +282,27 @@ impl Engine {
             Err(error) => return Err(refused("make a container")(error)),
         }
         self.start(&name).await
+    }
+
+    /// Sees that the image of a container is there, for this architecture, and makes its volumes.
+    ///
+    /// # Errors
+    /// [`Error::WrongArch`], [`Error::OtherReplica`], or what the engine says.
+    pub async fn prepare(&self, definition: &Definition, keeps_id: &[String]) -> Result<ImageFact, Error> {
+        let Some(image) = self.image(&definition.image).await else {
+            let message = format!("{} is not on this node", definition.image);
+            return Err(Error::Refused { action: "make a container", message });
+        };
+        if Arch::parse(&image.arch) != Some(definition.arch) {
+            let (got, wanted) = (image.arch, definition.arch);
+            return Err(Error::WrongArch { image: definition.image.clone(), got, wanted });
+        }
+        for (target, source) in &definition.volumes {
+            if let Source::Named(volume) = source {
+                self.volume(volume, definition, keeps_id.contains(target)).await?;
+            }
+        }
+        Ok(image)
     }
 
     async fn volume(&self, volume: &str, definition: &Definition, keeps_id: bool) -> Result<(), Error> {
@@ -428,7 +462,7 @@ impl Engine {
         files: &Path,
         limit: Duration,
     ) -> Result<String, Error> {
-        let name = format!("{}-once", definition.container_name());
+        let name = format!("{}{ONCE}", definition.container_name());
         let image = self.image(&definition.image).await.map(|image| image.id).unwrap_or_default();
         let mut body = body::create(definition, arguments, &BTreeMap::new(), "", &image, files);
         if let Some(host) = &mut body.host_config {
@@ -466,6 +500,10 @@ impl Engine {
         let lines = top.processes.unwrap_or_default();
         lines.iter().filter_map(|line| line.first()?.trim().parse().ok()).collect()
     }
+}
+
+fn name_of(summary: &bollard::models::ContainerSummary) -> Option<String> {
+    summary.names.iter().flatten().next().map(|name| name.trim_start_matches('/').to_owned())
 }
 
 fn async_lines(

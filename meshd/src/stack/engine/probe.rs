@@ -5,8 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -14,6 +12,7 @@ use tokio::net::TcpStream;
 use super::Engine;
 use crate::stack::actual::Probe;
 use crate::stack::components::Check;
+use crate::stack::http;
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -37,6 +36,17 @@ pub struct Question {
 
 /// Asks the replica at `address`.
 pub async fn ask(engine: &Engine, address: IpAddr, question: &Question) -> Probe {
+    let mut question = question.clone();
+    // Mesos gives its containers names of its own.
+    let stack =
+        question.container.strip_prefix("meshd-").and_then(|rest| rest.strip_suffix(&question.component));
+    if let Some(stack) = stack.map(|stack| stack.trim_end_matches('-'))
+        && let Ok(names) = engine.names(stack, &question.component).await
+        && let Some(name) = names.into_iter().next()
+    {
+        question.container = name;
+    }
+    let question = &question;
     let health = check(engine, address, question, &question.health).await;
     let mut probe = match &health {
         Err(why) => Probe { detail: why.clone(), ..Probe::default() },
@@ -209,26 +219,8 @@ async fn connect(at: SocketAddr) -> Result<TcpStream, String> {
 
 /// A GET: the status, the body, and where a redirection leads.
 async fn get(at: SocketAddr, path: &str) -> Result<(u16, Bytes, Option<String>), String> {
-    let stream = connect(at).await?;
-    let exchange = async {
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        let request = hyper::Request::get(path)
-            .header(hyper::header::HOST, at.to_string())
-            .body(Empty::<Bytes>::new())
-            .map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
-        let answer = sender.send_request(request).await?;
-        let status = answer.status().as_u16();
-        let location = answer.headers().get(hyper::header::LOCATION);
-        let location = location.and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await?.to_bytes();
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, body, location))
-    };
-    match tokio::time::timeout(PATIENCE, exchange).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(format!("{at}{path}: {error}")),
-        Err(_) => Err(format!("{at}{path} does not answer")),
-    }
+    let answer = http::get(at, path, PATIENCE).await.map_err(|error| error.to_string())?;
+    Ok((answer.status, answer.body, answer.location))
 }
 
 /// Where the container listens outside the overlay and the loopback. Nothing is found where its processes cannot be seen.

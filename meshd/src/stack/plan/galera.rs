@@ -41,8 +41,9 @@ impl<'a> Builder<'a> {
                 let mut wait = after.clone();
                 if let Some(found) = self.actual.found(&node, name) {
                     wait.extend(self.bring(placed, replica, versions));
-                    let container = found.name.clone();
-                    let action = Action::Remove { container, grace_s: replica.definition.stop_grace_s };
+                    let (container, driver) = (found.name.clone(), found.driver);
+                    let grace_s = replica.definition.stop_grace_s;
+                    let action = Action::Remove { container, grace_s, driver };
                     wait = vec![self.act(placed, replica, action, reason.clone(), &wait)];
                 }
                 let founding = placed.component.container.founding.clone();
@@ -126,8 +127,8 @@ impl<'a> Builder<'a> {
         // At the end the founder loses its flag: a restart that still has it is refused while the others live.
         if let Some(replica) = founder.filter(|_| joined.len() > 1) {
             let wait = self.hold(placed, replica, &after);
-            let container = replica.definition.container_name();
-            let action = Action::Remove { container, grace_s: replica.definition.stop_grace_s };
+            let (container, driver) = (replica.definition.container_name(), replica.definition.driver);
+            let action = Action::Remove { container, grace_s: replica.definition.stop_grace_s, driver };
             let removed = self.act(placed, replica, action, Reason::Founded, &wait);
             let up = self.create(placed, replica, Reason::Founded, versions, &[removed], Vec::new());
             self.ready(placed, replica, Reason::Needed, &[up]);

@@ -17,6 +17,7 @@ use super::actual::{Actual, Found};
 use super::components::{First, Grow, Kind, RollOrder};
 use super::definition::{Change, Definition};
 use super::desired::{self, Ids, Replica};
+use super::driver::Kind as Driver;
 use super::spec::{Placed, Stack};
 use order::Builder;
 
@@ -82,8 +83,11 @@ pub enum Action {
         container: String,
         /// How long it has to end by itself, in seconds.
         grace_s: u32,
+        /// Who made it.
+        #[serde(default)]
+        driver: Driver,
     },
-    /// Make the container and start it.
+    /// Make the container and start it; through Marathon, also to change one that is there.
     Create {
         /// What it is made from.
         definition: Box<Definition>,
@@ -94,6 +98,9 @@ pub enum Action {
     Start {
         /// Its name.
         container: String,
+        /// Who made it.
+        #[serde(default)]
+        driver: Driver,
     },
     /// Wait until the replica is ready.
     Ready,

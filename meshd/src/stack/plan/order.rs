@@ -112,7 +112,7 @@ impl<'a> Builder<'a> {
 
     fn remove(&mut self, node: &str, found: &Found, reason: Reason, after: &[usize]) -> usize {
         let grace_s = found.definition.as_ref().map_or(30, |definition| definition.stop_grace_s);
-        let action = Action::Remove { container: found.name.clone(), grace_s };
+        let action = Action::Remove { container: found.name.clone(), grace_s, driver: found.driver };
         self.step(&found.component, node, action, reason, after, grace_s + ENGINE_DEADLINE_S)
     }
 
@@ -396,7 +396,12 @@ impl<'a> Builder<'a> {
         let mut wait = self.bring(placed, replica, versions);
         wait.extend(after);
         let action = Action::Create { definition: Box::new(replica.definition.clone()), founding };
-        self.step(&placed.component.name, &replica.node, action, reason, &wait, ENGINE_DEADLINE_S)
+        // Marathon's deployment ends when the replica passes its health check.
+        let deadline_s = match replica.definition.driver {
+            Driver::Direct => ENGINE_DEADLINE_S,
+            Driver::Marathon => ENGINE_DEADLINE_S + placed.deadline_s,
+        };
+        self.step(&placed.component.name, &replica.node, action, reason, &wait, deadline_s)
     }
 
     pub(super) fn replace(
@@ -408,6 +413,10 @@ impl<'a> Builder<'a> {
         versions: &BTreeMap<String, String>,
         after: &[usize],
     ) -> usize {
+        // Marathon itself stops the old one before it starts the new one.
+        if (found.driver, replica.definition.driver) == (Driver::Marathon, Driver::Marathon) {
+            return self.create(placed, replica, reason, versions, after, Vec::new());
+        }
         let mut wait = self.bring(placed, replica, versions);
         wait.extend(after);
         let removed = self.remove(&replica.node, found, reason, &wait);
@@ -421,8 +430,10 @@ impl<'a> Builder<'a> {
         reason: Reason,
         after: &[usize],
     ) -> usize {
-        let action = Action::Start { container: replica.definition.container_name() };
-        self.step(&placed.component.name, &replica.node, action, reason, after, ENGINE_DEADLINE_S)
+        let driver = replica.definition.driver;
+        let deadline_s = if driver == Driver::Direct { ENGINE_DEADLINE_S } else { placed.deadline_s };
+        let action = Action::Start { container: replica.definition.container_name(), driver };
+        self.step(&placed.component.name, &replica.node, action, reason, after, deadline_s)
     }
 
     pub(super) fn ready(

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Action, Plan, Reason, Step};
+use super::{Action, Driver, Plan, Reason, Step};
 
 /// Longest value of a changed field that is shown whole, in characters.
 const MAX_VALUE_LEN: usize = 160;
@@ -40,8 +40,15 @@ impl fmt::Display for Step {
                 write!(f, "wait until {least} of {} are ready", others.join(", "))?;
             }
             Action::Remove { .. } => f.write_str("stop and remove")?,
-            Action::Create { founding, .. } if founding.is_empty() => f.write_str("make and start")?,
-            Action::Create { .. } => f.write_str("make and start as founder of the cluster")?,
+            Action::Create { definition, founding } => {
+                f.write_str(match definition.driver {
+                    Driver::Direct => "make and start",
+                    Driver::Marathon => "have Marathon start it",
+                })?;
+                if !founding.is_empty() {
+                    f.write_str(" as founder of the cluster")?;
+                }
+            }
             Action::Start { .. } => f.write_str("start")?,
             Action::Ready => f.write_str("wait until it is ready")?,
             Action::Promote => f.write_str("make it primary")?,

@@ -53,7 +53,7 @@ impl Fleet {
             evidence: BTreeMap::new(),
         };
         let nodes = NODES.iter().map(|node| ((*node).to_owned(), Ok(report.clone()))).collect();
-        Fleet { actual: Actual { nodes }, data: BTreeSet::new() }
+        Fleet { actual: Actual { nodes, ..Actual::default() }, data: BTreeSet::new() }
     }
 
     fn report(&mut self, node: &str) -> &mut Report {
@@ -403,8 +403,8 @@ fn a_plan_of_a_hundred_nodes_and_a_thousand_containers_is_quick_to_make() {
     catalogue.add_directory(directory.path()).unwrap();
     let stack = spec::resolve(Path::new("stack.toml"), &text, &catalogue, &members).unwrap();
     let report = Fleet::new().actual.nodes.remove("a").unwrap();
-    let actual =
-        Actual { nodes: members.iter().map(|member| (member.name.clone(), report.clone())).collect() };
+    let nodes = members.iter().map(|member| (member.name.clone(), report.clone())).collect();
+    let actual = Actual { nodes, ..Actual::default() };
     let plan = plan(&stack, &actual, &BTreeMap::new(), Wishes::default()).unwrap();
     let made = plan.steps.iter().filter(|step| matches!(step.action, Action::Create { .. })).count();
     assert_eq!(made, 1000);
@@ -479,4 +479,63 @@ proptest! {
         let plan = fleet.plan(&new);
         prop_assert!(plan.is_empty(), "{}", plan.describe());
     }
+}
+
+/// The text of a stack whose InfluxDB goes through Marathon.
+const ON_MARATHON: &str = "name = \"s\"\n[components.zookeeper]\nnodes = [\"a\", \"b\", \"c\"]\n[components.mesos-master]\n\
+     nodes = [\"a\", \"b\", \"c\"]\n[components.mesos-agent]\nnodes = \"all\"\n[components.marathon]\nnodes = [\"a\", \"b\"]\n\
+     [components.influxdb]\nnodes = [\"d\", \"g\"]\n";
+
+#[test]
+fn what_marathon_starts_waits_for_it_and_is_changed_in_one_step() {
+    let stack = stack(ON_MARATHON);
+    let plan = Fleet::new().plan(&stack);
+    let step = plan.steps.iter().find(|step| step.to_string().contains("have Marathon start it")).unwrap();
+    let gates = plan.steps.iter().filter(|gate| gate.component == "marathon" && gate.action == Action::Ready);
+    let gates: Vec<usize> = gates.map(|gate| gate.id).collect();
+    assert!(gates.len() == 2 && gates.iter().all(|gate| step.after.contains(gate)), "{:?}", step.after);
+    // Changed: no step removes it first. Taken down: Marathon is asked to.
+    let mut fleet = Fleet::new();
+    let changed = self::stack(&format!("{ON_MARATHON}memory_mb = 77\n"));
+    let definition = |stack: &Stack| {
+        let ids = desired::assign(stack, &Ids::new());
+        let versions = BTreeMap::new();
+        let replicas = desired::replicas(stack, &ids, &versions).unwrap();
+        replicas
+            .into_iter()
+            .find(|one| one.node == "d" && one.definition.component == "influxdb")
+            .unwrap()
+            .definition
+    };
+    let before = definition(&stack);
+    assert_eq!(before.driver, Driver::Marathon);
+    let found = Found {
+        name: "mesos-1".into(),
+        driver: Driver::Marathon,
+        component: "influxdb".into(),
+        hash: before.hash("i"),
+        image_id: "i".into(),
+        definition: Some(before),
+        running: true,
+        probe: Some(Probe { alive: true, ready: true, ..Probe::default() }),
+        ..Found::default()
+    };
+    fleet.report("d").containers.push(found.clone());
+    let of = |plan: &Plan| -> Vec<Step> {
+        let of = |step: &&Step| (step.component.as_str(), step.node.as_str()) == ("influxdb", "d");
+        plan.changes().filter(of).cloned().collect()
+    };
+    assert!(of(&fleet.plan(&stack)).is_empty());
+    let steps = of(&fleet.plan(&changed));
+    let told: Vec<String> = steps.iter().map(ToString::to_string).collect();
+    assert!(told.iter().any(|step| step == "have Marathon start it: memory_mb changes"), "{told:?}");
+    assert!(!steps.iter().any(|step| matches!(step.action, Action::Remove { .. })), "{told:?}");
+    let steps = of(&down(&fleet.actual, Some(&stack)));
+    assert!(matches!(steps[0].action, Action::Remove { driver: Driver::Marathon, .. }), "{steps:?}");
+    // To another driver: away by the one, made by the other.
+    let direct = self::stack(&ON_MARATHON.replace("name = \"s\"", "name = \"s\"\ndriver = \"direct\""));
+    let steps = of(&fleet.plan(&direct));
+    let told: Vec<String> = steps.iter().map(ToString::to_string).collect();
+    assert!(matches!(steps[1].action, Action::Remove { driver: Driver::Marathon, .. }), "{told:?}");
+    assert_eq!(told.last().map(String::as_str), Some("make and start"), "{told:?}");
 }

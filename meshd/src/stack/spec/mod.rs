@@ -2,6 +2,7 @@
 //! resolved ([`Stack`]).
 
 mod checks;
+mod drivers;
 mod places;
 pub mod propose;
 pub mod raw;
@@ -18,6 +19,7 @@ pub use resolve::resolve;
 
 use super::components::{Check, Component, Value};
 use super::definition::Arch;
+use super::driver::Kind as Driver;
 use crate::config::Problem;
 
 /// The datacentre of a node that is in none.
@@ -69,6 +71,8 @@ pub struct Node {
 pub struct Placed {
     /// What it is.
     pub component: Component,
+    /// Who makes its containers.
+    pub driver: Driver,
     /// The nodes that run it, in the order of the specification.
     pub nodes: Vec<String>,
     /// The image by architecture.

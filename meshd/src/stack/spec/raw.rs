@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::stack::components::Value;
 use crate::stack::definition::Arch;
+use crate::stack::driver::Kind as Driver;
 
 /// A stack: which components run where.
 #[derive(Deserialize, Serialize, JsonSchema, Debug, Default)]
@@ -14,6 +15,9 @@ use crate::stack::definition::Arch;
 pub struct Raw {
     /// The stack's name: a-z, 0-9, and -. Containers, volumes, and secrets carry it.
     pub name: String,
+    /// Who starts the services: "marathon", where the stack has it, or "direct", the nodes' own agents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<Driver>,
     /// Facts about nodes that they cannot tell themselves.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub nodes: BTreeMap<String, RawNode>,
@@ -51,6 +55,8 @@ pub struct RawSecret {
 pub struct RawComponent {
     /// The nodes that run it: names, or "all" for every member.
     pub nodes: Option<Placement>,
+    /// Who starts it, if not the one that starts the other services.
+    pub driver: Option<Driver>,
     /// With "all": only nodes in these datacentres.
     pub datacenters: Option<Vec<String>>,
     /// With "all": only nodes with these processors.
@@ -103,6 +109,7 @@ pub enum Image {
 /// An example for each key, shown where a value is wrong.
 pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("name", r#"name = "production""#),
+    ("driver", r#"driver = "direct""#),
     ("nodes", r#"nodes = ["ams1", "fra1", "par1"]"#),
     ("secrets", r#"secrets.mariadb-root = { file = "root.secret" }"#),
     ("components", r#"components.zookeeper = { nodes = ["ams1", "fra1", "par1"] }"#),

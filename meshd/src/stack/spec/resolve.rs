@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::checks;
+use super::drivers;
 use super::places::{self, Places, example, suggest};
 use super::raw::{Image, Placement, Raw, RawComponent};
 use super::{Member, NO_DATACENTER, Node, Placed, SecretSource, Stack};
@@ -76,6 +77,7 @@ impl Resolver<'_, '_> {
             placed.extend(self.component(raw, name, component));
         }
         checks::together(self, &placed);
+        drivers::settle(self, raw, &mut placed);
         let secrets = self.secrets(path, raw, &placed);
         let mut nodes = BTreeMap::new();
         for name in placed.iter().flat_map(|placed| &placed.nodes) {
@@ -189,6 +191,7 @@ impl Resolver<'_, '_> {
         }
         Some(Placed {
             component,
+            driver: crate::stack::driver::Kind::Direct,
             nodes,
             images,
             ports,

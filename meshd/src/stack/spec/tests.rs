@@ -220,3 +220,51 @@ fn every_key_of_the_file_has_an_example() {
         assert!(places::example(key).is_some(), "{key}");
     }
 }
+
+const MESOS: &str = "name = \"s\"\n[components.zookeeper]\nnodes = \"all\"\n[components.mesos-master]\nnodes = \"all\"\n\
+                     [components.marathon]\nnodes = [\"ams1\", \"fra1\"]\n[components.influxdb]\nnodes = [\"ams1\", \"fra1\"]\n";
+
+#[test]
+fn services_go_through_marathon_where_the_stack_has_it_and_wait_for_it() {
+    let text =
+        format!("{MESOS}[components.mesos-agent]\nnodes = \"all\"\n[components.telegraf]\nnodes = \"all\"\n");
+    let stack = read(&text, &three()).unwrap();
+    let driver = |name: &str| stack.component(name).unwrap().driver;
+    assert_eq!((driver("influxdb"), driver("telegraf")), (Driver::Marathon, Driver::Direct));
+    assert_eq!((driver("zookeeper"), driver("marathon")), (Driver::Direct, Driver::Direct));
+    let place = |name: &str| stack.placed.iter().position(|placed| placed.component.name == name).unwrap();
+    assert!(place("influxdb") > place("marathon") && place("influxdb") > place("mesos-agent"));
+    // The whole stack, or one component, without Marathon.
+    let direct = text.replace("name = \"s\"", "name = \"s\"\ndriver = \"direct\"");
+    assert_eq!(read(&direct, &three()).unwrap().component("influxdb").unwrap().driver, Driver::Direct);
+    let direct = text.replace("[components.influxdb]", "[components.influxdb]\ndriver = \"direct\"");
+    assert_eq!(read(&direct, &three()).unwrap().component("influxdb").unwrap().driver, Driver::Direct);
+}
+
+#[test]
+fn what_marathon_cannot_start_is_said_or_refused() {
+    let some = format!("{MESOS}[components.mesos-agent]\nnodes = [\"par1\", \"fra1\"]\n");
+    let stack = read(&some, &three()).unwrap();
+    assert_eq!(stack.component("influxdb").unwrap().driver, Driver::Direct);
+    assert!(
+        stack.warnings.iter().any(|one| one.message.contains("ams1 has no mesos-agent")),
+        "{:?}",
+        stack.warnings
+    );
+    let asked = some.replace("[components.influxdb]", "[components.influxdb]\ndriver = \"marathon\"");
+    assert!(refused(&asked, &three()).contains("cannot go through Marathon on ams1"));
+    let all = format!("{MESOS}[components.mesos-agent]\nnodes = \"all\"\n");
+    let base = all.replace("[components.marathon]", "[components.marathon]\ndriver = \"marathon\"");
+    assert!(refused(&base, &three()).contains("marathon cannot go through Marathon"));
+    let port = all.replace("[components.influxdb]", "[components.influxdb]\nports = { http = 9999 }");
+    let said = refused(&port, &three());
+    assert!(said.contains("9999, which no mesos-agent offers") && said.contains("add 9999-9999"), "{said}");
+    let none = with_zookeeper("nodes = \"all\"").replace("name", "driver = \"marathon\"\nname");
+    assert!(refused(&none, &three()).contains("the stack has no marathon"));
+    let word = with_zookeeper("nodes = \"all\"\ndriver = \"mesos\"");
+    assert!(
+        refused(&word, &three()).contains("write for example: driver = \"direct\""),
+        "{}",
+        refused(&word, &three())
+    );
+}
