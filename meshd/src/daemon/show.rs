@@ -114,13 +114,16 @@ pub(super) fn change(reason: Change) -> String {
 
 /// What the data plane has carried, in all and by lane.
 pub(super) fn lanes(lanes: &lanes::Lanes, reason: &str) -> Lanes {
-    let each: Vec<Carried> = lanes.by_lane().iter().map(carried).collect();
+    let by_lane = lanes.by_lane();
+    // Read once, so that the parts make the whole.
+    let total = carried(&lanes::Counters::sum(by_lane.iter().chain([lanes.control()])));
+    let each: Vec<Carried> = by_lane.iter().map(carried).collect();
     let (count, receivers) = (each.len(), lanes.receivers());
     let reason = match count == receivers {
         true => reason.to_owned(),
         false => format!("{reason}; one receives for all: the kernel cannot steer datagrams by lane"),
     };
-    Lanes { count, receivers, reason, total: carried(&lanes.counters()), each }
+    Lanes { count, receivers, reason, total, each }
 }
 
 fn carried(counters: &lanes::Counters) -> Carried {

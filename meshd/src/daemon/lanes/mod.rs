@@ -157,7 +157,7 @@ impl Lanes {
     /// Tells the sender of a packet that waited in vain what is wrong.
     pub fn refuse(&self, now: Mono, packet: &[u8], error: icmp::Error) {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.answer(&self.shared.counters[self.shared.wakes.len()].answers, now, packet, error);
+        answers.answer(&self.control().answers, now, packet, error);
     }
 
     /// Lets the sending threads look at the snapshot, even if they have nothing to send.
@@ -192,6 +192,11 @@ impl Lanes {
         let sending = &sending[..self.shared.wakes.len() - self.shared.receivers];
         let lane = |(number, sending)| Counters::sum(receiving.get(number).into_iter().chain([sending]));
         sending.iter().enumerate().map(lane).collect()
+    }
+
+    /// What happened so far on behalf of the control plane, which is no lane's.
+    pub fn control(&self) -> &Counters {
+        &self.shared.counters[self.shared.wakes.len()]
     }
 
     /// Number of threads that receive: as many as send, or one.
