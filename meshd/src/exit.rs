@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use crate::api::client;
 use crate::state::HomeError;
-use crate::{config, daemon, founding, stack, state};
+use crate::{config, daemon, founding, sandbox, stack, state};
 
 /// Done.
 pub const DONE: u8 = 0;
@@ -94,6 +94,9 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             daemon::Error::Listen { .. } | daemon::Error::Interface { .. } => Some(FAILED),
             daemon::Error::ControlSocket { source, .. } => code_of_io(source),
         };
+    }
+    if cause.is::<sandbox::Unavailable>() {
+        return Some(NOT_PERMITTED);
     }
     if let Some(io) = cause.downcast_ref::<std::io::Error>() {
         return code_of_io(io);

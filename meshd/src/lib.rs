@@ -12,5 +12,6 @@ pub mod join;
 pub mod local;
 pub mod log;
 pub mod output;
+pub mod sandbox;
 pub mod stack;
 pub mod state;

@@ -16,6 +16,9 @@ pub struct Status {
     /// The threads that carry packets.
     #[serde(default)]
     pub lanes: Lanes,
+    /// What the daemon has given up after its start.
+    #[serde(default)]
+    pub sandbox: Sandbox,
     /// All other members, by name.
     pub peers: Vec<Peer>,
     /// What an operator should look at.
@@ -71,6 +74,26 @@ pub struct Interface {
     /// Why it is that.
     #[serde(default)]
     pub offload_reason: String,
+}
+
+/// What the daemon has given up: `sandbox` in `meshd.toml`.
+#[derive(Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sandbox {
+    /// `off`, `normal`, or `strict`.
+    pub mode: String,
+    /// Its parts: `core_dumps`, `no_new_privileges`, `memory_lock`, `capabilities`, `files`, `system_calls`.
+    pub parts: Vec<SandboxPart>,
+}
+
+/// A part of the sandbox.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct SandboxPart {
+    /// Its name.
+    pub name: String,
+    /// Whether it is in force.
+    pub in_force: bool,
+    /// What it does; why not, if it is not in force.
+    pub detail: String,
 }
 
 /// The data plane's lanes: each is a queue of the device, a socket of every listen address, and their threads.

@@ -28,6 +28,7 @@ pub use diagnose::{Invalid, Problem};
 use raw::{Raw, RawMtu, RawSubnet};
 
 use crate::output::units;
+use crate::sandbox::Mode;
 
 /// UDP port used where none is given.
 pub const DEFAULT_PORT: u16 = 4655;
@@ -107,6 +108,8 @@ pub struct Config {
     pub rotate_every: Option<u64>,
     /// Path of the container engine's socket; without one, no agent runs on this node.
     pub engine: Option<PathBuf>,
+    /// What the daemon gives up.
+    pub sandbox: Mode,
     /// Log level.
     pub log: Level,
 }
@@ -216,6 +219,7 @@ impl Default for Config {
             route_table: None,
             rotate_every: Some(DEFAULT_ROTATE_EVERY_S),
             engine: None,
+            sandbox: Mode::Normal,
             log: Level::Info,
         }
     }
@@ -274,6 +278,7 @@ impl Config {
         check(self.fwmark == new.fwmark, "fwmark");
         check(self.route_table == new.route_table, "route_table");
         check(self.engine == new.engine, "engine");
+        check(self.sandbox == new.sandbox, "sandbox");
         keys
     }
 }
@@ -504,6 +509,16 @@ fn resolve(raw: Raw, findings: &mut Findings<'_>) -> Config {
         }
     }
     config.peers = peers::resolve(raw.peer.unwrap_or_default(), findings);
+    if let Some(sandbox) = raw.sandbox {
+        match Mode::ALL.iter().find(|(_, name)| name == sandbox.get_ref()) {
+            Some((mode, _)) => config.sandbox = *mode,
+            None => findings.add(
+                sandbox.span(),
+                format!("`{}` is no choice for `sandbox`", sandbox.get_ref()),
+                Some("write \"off\", \"normal\", or \"strict\"".into()),
+            ),
+        }
+    }
     if let Some(log) = raw.log {
         match Level::ALL.iter().find(|(_, name)| name == log.get_ref()) {
             Some((level, _)) => config.log = *level,

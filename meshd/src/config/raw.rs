@@ -45,6 +45,8 @@ pub struct Raw {
     pub rotate_every: Option<Spanned<String>>,
     /// Socket of the container engine that `meshd stack` may use here.
     pub engine: Option<Spanned<String>>,
+    /// What the daemon gives up.
+    pub sandbox: Option<Spanned<String>>,
     /// Log level.
     pub log: Option<Spanned<String>>,
 }
@@ -109,5 +111,6 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("route_table", "route_table = 254"),
     ("rotate_every", r#"rotate_every = "7d""#),
     ("engine", r#"engine = "unix:///var/run/docker.sock""#),
+    ("sandbox", r#"sandbox = "normal""#),
     ("log", r#"log = "info""#),
 ];

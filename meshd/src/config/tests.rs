@@ -89,6 +89,7 @@ fn each_wrong_value_says_where_and_what_to_write() {
         ("tos = \"yes\"", "1:7", "write \"copy\" or \"off\""),
         ("relay_limit = \"fast\"", "1:15", "write for example: relay_limit = \"100mbit\""),
         ("relay_limit = \"1kbit\"", "1:15", "no rate"),
+        ("sandbox = \"on\"", "1:11", "write \"off\", \"normal\", or \"strict\""),
         ("log = \"wran\"", "1:7", "did you mean \"warn\"?"),
         ("interface = \"a-name-that-is-too-long\"", "1:13", "1 to 15 characters"),
         ("subnets = [{ prefix = \"192.168.7.1/24\" }]", "1:23", "write \"192.168.7.0/24\""),

@@ -82,6 +82,12 @@ impl Choices {
             None,
             "\"auto\"".into(),
         );
+        line(
+            "off, normal, or strict: which rights, files, and system calls the daemon gives up after its start.",
+            "sandbox",
+            None,
+            format!("\"{}\"", default.sandbox.name()),
+        );
         line("error, warn, info, debug, or trace.", "log", None, "\"info\"".into());
         text
     }

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::service::Service;
-use super::{graph, network, show, trust};
+use super::{graph, show, trust};
 use crate::api::server::{Call, refuse};
 use crate::api::view::Path;
 use crate::api::{Answer, Identity, Pong, Request};
@@ -71,8 +71,9 @@ impl Service {
             offload: parts.network.offload().0.to_string(),
             offload_reason: parts.network.offload().1.to_string(),
         };
+        status.sandbox = parts.sandbox.view();
         status.lanes = show::lanes(&parts.lanes, &parts.lanes_reason);
-        status.warnings.extend(network::forwarding_warning(&parts.config));
+        status.warnings.extend(parts.forwarding.warning(&parts.config));
         if parts.store.is_failing() {
             status
                 .warnings

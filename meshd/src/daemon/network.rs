@@ -1,7 +1,9 @@
 //! The kernel's side of the overlay: the device's addresses and routes; and the machine's own addresses.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -212,18 +214,38 @@ impl Network {
     }
 }
 
-/// What keeps packets for announced subnets from getting through this machine, if anything.
-pub(super) fn forwarding_warning(config: &Config) -> Option<String> {
-    let off = |path: &str| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "0");
-    let has = |v4: bool| config.subnets.iter().any(|subnet| subnet.prefix.addr().is_ipv4() == v4);
-    let key = if has(true) && off("/proc/sys/net/ipv4/ip_forward") {
-        "net.ipv4.ip_forward"
-    } else if has(false) && off("/proc/sys/net/ipv6/conf/all/forwarding") {
-        "net.ipv6.conf.all.forwarding"
-    } else {
-        return None;
-    };
-    Some(format!(
-        "subnets are announced, but this machine does not forward packets to them: sysctl -w {key}=1"
-    ))
+/// Whether this machine forwards packets, opened once: the sandbox leaves `/proc` out.
+pub(super) struct Forwarding {
+    ipv4: Option<File>,
+    ipv6: Option<File>,
+}
+
+impl Forwarding {
+    /// Opens the kernel's settings.
+    pub(super) fn open() -> Forwarding {
+        let open = |path: &str| File::open(path).ok();
+        Forwarding {
+            ipv4: open("/proc/sys/net/ipv4/ip_forward"),
+            ipv6: open("/proc/sys/net/ipv6/conf/all/forwarding"),
+        }
+    }
+
+    /// What keeps packets for announced subnets from getting through this machine, if anything.
+    pub(super) fn warning(&self, config: &Config) -> Option<String> {
+        let off = |setting: &Option<File>| {
+            let mut byte = [0];
+            setting.as_ref().is_some_and(|file| file.read_exact_at(&mut byte, 0).is_ok() && byte == *b"0")
+        };
+        let has = |v4: bool| config.subnets.iter().any(|subnet| subnet.prefix.addr().is_ipv4() == v4);
+        let key = if has(true) && off(&self.ipv4) {
+            "net.ipv4.ip_forward"
+        } else if has(false) && off(&self.ipv6) {
+            "net.ipv6.conf.all.forwarding"
+        } else {
+            return None;
+        };
+        Some(format!(
+            "subnets are announced, but this machine does not forward packets to them: sysctl -w {key}=1"
+        ))
+    }
 }

@@ -24,7 +24,7 @@ use super::calls::Pings;
 use super::dns::Resolver;
 use super::history::{self, History, PathChange};
 use super::lanes::{Lanes, Report};
-use super::network::Network;
+use super::network::{Forwarding, Network};
 use super::store::{Saved, Store};
 use super::{Options, notify};
 use crate::api::server::{Call, Unlink};
@@ -32,6 +32,7 @@ use crate::api::view::HappeningKind;
 use crate::config::{self, Config};
 use crate::join::server::{Mesh, Server as JoinServer};
 use crate::log;
+use crate::sandbox;
 use crate::state::files::{TransportKeys, emit_objects, parse_objects};
 use crate::state::{Home, Kind, Lock};
 
@@ -55,6 +56,8 @@ pub(super) struct Parts {
     pub(super) network: Network,
     pub(super) watch: Watch,
     pub(super) resolver: Resolver,
+    pub(super) forwarding: Forwarding,
+    pub(super) sandbox: sandbox::Report,
     pub(super) listening: Vec<node::Socket>,
     pub(super) reports: mpsc::Receiver<Report>,
     pub(super) calls: mpsc::Receiver<Call>,
@@ -359,6 +362,7 @@ impl Service {
             fwmark: parts.config.fwmark,
             route_table: parts.config.route_table,
             engine: parts.config.engine.clone(),
+            sandbox: parts.config.sandbox,
             ..new
         };
         parts.resolver.set(parts.config.endpoints.clone());

@@ -46,6 +46,7 @@ pub(super) fn status(node: &Node, now: Now) -> Status {
             offload_reason: String::new(),
         },
         lanes: Lanes::default(),
+        sandbox: Default::default(),
         peers: view.peers.iter().map(peer).collect(),
         warnings: view.warnings.iter().map(warning).collect(),
         drops: BTreeMap::new(),

@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use super::dns::Resolver;
 use super::lanes::{CHANNEL_LEN, Lanes, SOCKETS_MAX, Sockets};
-use super::network::Network;
+use super::network::{Forwarding, Network};
 use super::service::{Parts, Service};
 use super::store::{MAX_SAVED, Store};
 use super::{Options, notify};
@@ -31,6 +31,7 @@ use crate::api::server;
 use crate::config::{Config, LanesWish};
 use crate::join::server::Server as JoinServer;
 use crate::log;
+use crate::sandbox::{self, Needs};
 use crate::stack::agent::server as agent;
 use crate::state::files::TransportKeys;
 use crate::state::invitations::Register;
@@ -89,7 +90,7 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
     }
     let state = StateDir::open(&options.state)?;
     let lock = state.lock()?;
-    harden();
+    let sandbox = sandbox::begin();
     state.check()?;
     let home = Home::load(state.clone())?;
     // Left by an `init` that was killed at its last step.
@@ -122,8 +123,26 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
     let netlink = Netlink::connect().map_err(netlink_error)?;
     let network = Network::set_up(netlink, &home, &config, &device).await.map_err(netlink_error)?;
     let watch = Watch::new(Some(device.first().index())).map_err(netlink_error)?;
-    let resolver = Resolver::start(config.endpoints.clone(), StdRng::from_rng(&mut rng));
     let interface_addresses = network.local_addresses().await;
+    // What is to know more than the sandbox shows is opened by now, and there is no other thread.
+    let forwarding = Forwarding::open();
+    let socket_path = state.socket();
+    let listener = server::bind(&socket_path)
+        .map_err(|source| Error::ControlSocket { path: socket_path.clone(), source })?;
+    let (calls_tx, calls) = mpsc::channel(MAX_CALLS);
+    let needs = needs(&config, &options, &state, &home);
+    let agent = match &config.engine {
+        Some(engine) => Some(
+            start_agent(engine, &home, calls_tx.clone(), config.sandbox, needs.clone())
+                .context("cannot start the agent of `meshd stack`")?,
+        ),
+        None => None,
+    };
+    let sandbox = sandbox::enter(config.sandbox, sandbox, &needs)?;
+    if let Some(agent) = agent {
+        agent.go();
+    }
+    let resolver = Resolver::start(config.endpoints.clone(), StdRng::from_rng(&mut rng));
     let settings = network.settings(&config, resolver.addresses(), interface_addresses, &listening);
 
     let node = Node::new(
@@ -150,13 +169,6 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
     let (saved_tx, saved) = mpsc::channel(MAX_SAVED);
     let store = Store::start(state.clone(), &cache, saved_tx)
         .context("cannot start the thread that writes the state")?;
-    let socket_path = state.socket();
-    let listener = server::bind(&socket_path)
-        .map_err(|source| Error::ControlSocket { path: socket_path.clone(), source })?;
-    let (calls_tx, calls) = mpsc::channel(MAX_CALLS);
-    if let Some(engine) = &config.engine {
-        start_agent(engine, &home, calls_tx.clone()).context("cannot start the agent of `meshd stack`")?;
-    }
     tokio::spawn(server::serve(listener, calls_tx));
     let snapshot = Arc::new(ArcSwap::default());
     let (reports_tx, reports) = mpsc::channel(CHANNEL_LEN);
@@ -182,6 +194,8 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
         network,
         watch,
         resolver,
+        forwarding,
+        sandbox,
         listening,
         reports,
         calls,
@@ -194,6 +208,22 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
     }))
 }
 
+/// What the daemon goes on needing once everything is open.
+fn needs(config: &Config, options: &Options, state: &StateDir, home: &Home) -> Needs {
+    let mut write = vec![state.path().to_owned()];
+    if config.engine.is_some() {
+        write.push(Path::new(CONTAINER_FILES).join(home.certificate.body().name.as_str()));
+    }
+    // Editors replace a file by another: what is named is its directory.
+    let directory = options.config.parent().filter(|path| !path.as_os_str().is_empty());
+    Needs {
+        write,
+        read: vec![directory.unwrap_or(Path::new(".")).to_owned()],
+        low_ports: config.listen.iter().any(|address| address.port() < 1024),
+        others: usize::from(config.engine.is_some()),
+    }
+}
+
 fn load_plan(state: &StateDir) -> Result<Option<KeyPlan>, state::Error> {
     let Some(payload) = state.read(Kind::Plan)? else { return Ok(None) };
     KeyPlan::parse(&payload).map(Some).map_err(|_| state.nonsense(Kind::Plan))
@@ -202,7 +232,14 @@ fn load_plan(state: &StateDir) -> Result<Option<KeyPlan>, state::Error> {
 /// Where the files of a stack's containers are; in memory on every usual system.
 const CONTAINER_FILES: &str = "/run/meshd-stack";
 
-fn start_agent(engine: &Path, home: &Home, calls: mpsc::Sender<server::Call>) -> std::io::Result<()> {
+/// The agent waits for its sign: until then it does nothing that the sandbox would have to wait for.
+fn start_agent(
+    engine: &Path,
+    home: &Home,
+    calls: mpsc::Sender<server::Call>,
+    mode: sandbox::Mode,
+    needs: Needs,
+) -> std::io::Result<agent::Waiting> {
     let certificate = home.certificate.body();
     let options = agent::Options {
         engine: engine.to_owned(),
@@ -214,7 +251,7 @@ fn start_agent(engine: &Path, home: &Home, calls: mpsc::Sender<server::Call>) ->
         identity: home.identity.to_bytes(),
         calls,
     };
-    agent::start(options)
+    agent::start(options, move || sandbox::enter_agent(mode, &needs))
 }
 
 /// A damaged cache is no reason not to start: the other members have its content. It is kept for whoever wonders.
@@ -306,15 +343,4 @@ fn open_device(config: &Config, path: &Path, queues: usize) -> Result<tun::Opene
 
 fn netlink_error(error: meshnet::io::netlink::NetlinkError) -> anyhow::Error {
     if error.is_permission() { Error::Permission(Permission(error.to_string())).into() } else { error.into() }
-}
-
-/// Keys must not end up in a core dump, nor be read by a debugger of the same user; and nothing that runs here needs
-/// more rights than it started with.
-fn harden() {
-    if let Err(error) = nix::sys::prctl::set_no_new_privs() {
-        warn!(%error, "cannot give up gaining rights");
-    }
-    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
-        warn!(%error, "cannot forbid core dumps");
-    }
 }

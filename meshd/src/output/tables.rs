@@ -5,7 +5,9 @@ use std::fmt::Write;
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 
 use super::{Style, units};
-use crate::api::view::{Candidate, Happening, HappeningKind, Path, PathKind, Peer, PeerState, Route, Status};
+use crate::api::view::{
+    Candidate, Happening, HappeningKind, Path, PathKind, Peer, PeerState, Route, Sandbox, Status,
+};
 
 /// `meshd status`.
 pub fn status(status: &Status, style: Style) -> String {
@@ -22,6 +24,7 @@ pub fn status(status: &Status, style: Style) -> String {
     line("device", format!("{}, MTU {}", status.interface.name, status.interface.mtu));
     line("offload", format!("{} ({})", status.interface.offload, status.interface.offload_reason));
     line("lanes", format!("{} ({})", status.lanes.count, status.lanes.reason));
+    line("sandbox", sandbox(&status.sandbox));
     line("listens on", join(&node.listen));
     line("endpoints", join(&node.endpoints));
     line("subnets", join(&node.subnets));
@@ -40,6 +43,19 @@ pub fn status(status: &Status, style: Style) -> String {
         };
     }
     text
+}
+
+/// The mode, and which parts are in force.
+fn sandbox(sandbox: &Sandbox) -> String {
+    let named = |wanted: bool| {
+        let parts = sandbox.parts.iter().filter(|part| part.in_force == wanted);
+        parts.map(|part| part.name.replace('_', " ")).collect::<Vec<_>>().join(", ")
+    };
+    match (sandbox.mode.as_str(), named(false)) {
+        ("", _) => String::new(),
+        (mode, missing) if missing.is_empty() => format!("{mode} ({})", named(true)),
+        (mode, missing) => format!("{mode} ({}; not in force: {missing})", named(true)),
+    }
 }
 
 /// `meshd peers`.
@@ -320,6 +336,7 @@ mod tests {
                 offload_reason: "granted by the kernel".into(),
             },
             lanes: Default::default(),
+            sandbox: Default::default(),
             peers: vec![],
             warnings: vec!["look here".into()],
             drops: Default::default(),

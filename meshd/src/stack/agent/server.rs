@@ -55,18 +55,39 @@ pub struct Options {
     pub calls: mpsc::Sender<Call>,
 }
 
-/// Starts the agent in a thread of its own, so that a slow engine never holds up the mesh.
+/// An agent that has not begun. Dropping it ends it.
+#[derive(Debug)]
+pub struct Waiting(std::sync::mpsc::Sender<()>);
+
+impl Waiting {
+    /// Lets it begin.
+    pub fn go(self) {
+        // Should its thread be gone, nobody hears it.
+        let _ = self.0.send(());
+    }
+}
+
+/// Starts the agent in a thread of its own, so that a slow engine never holds up the mesh. The thread runs `confine`
+/// before this returns, and then waits for its sign.
 ///
 /// # Errors
 /// If its directories cannot be made, or the thread cannot be started.
-pub fn start(options: Options) -> io::Result<()> {
+pub fn start(options: Options, confine: impl FnOnce() + Send + 'static) -> io::Result<Waiting> {
     std::fs::create_dir_all(&options.directory)?;
     let vault = Vault::open(options.directory.join("secrets"), options.files.clone(), &options.identity)?;
     let worker = Arc::new(Worker::new(&options, vault));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
     let thread = std::thread::Builder::new().name("agent".into());
+    let (go, sign) = std::sync::mpsc::channel();
+    let (confined, ready) = std::sync::mpsc::channel();
     thread.spawn(move || {
+        confine();
+        // Who starts us waits for it.
+        let _ = confined.send(());
+        if sign.recv().is_err() {
+            return;
+        }
         runtime.block_on(async {
             tokio::spawn(restore(Arc::clone(&worker)));
             let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -83,7 +104,9 @@ pub fn start(options: Options) -> io::Result<()> {
             options.calls.closed().await;
         });
     })?;
-    Ok(())
+    // The thread cannot have ended without a panic, which ends the daemon.
+    let _ = ready.recv();
+    Ok(Waiting(go))
 }
 
 #[derive(Clone)]
