@@ -4,6 +4,11 @@
 //! without a gap: its segments are consecutive by both, and their headers are those that cutting the run would give.
 //! So a sender that lies about its segments gains nothing, and whatever was lost or came late, every run is valid: none
 //! waits for a missing piece. All that the kernel is told is derived from the packets themselves.
+//!
+//! UDP datagrams of equal size that were sent one by one (DNS, games, QUIC without segmentation offload) make a run as well
+//! when they come one after the other on one flow: a write for many costs the kernel a fraction of a write for each. Their
+//! headers have to be those that the kernel gives when it cuts the run; only the IPv4 identification may differ where
+//! nothing may look at it, in packets that must not be fragmented (RFC 6864 section 4.1).
 
 use std::ops::Range;
 
@@ -19,8 +24,12 @@ use super::split::{TCP_FIRST, TCP_FLAGS_AT, TCP_LAST, write_v4};
 /// Most segments of one run. The kernel's limit for UDP (`UDP_MAX_SEGMENTS`), and more than a full TCP super-packet at
 /// an MTU of 1280 has.
 pub const RUN_MAX: usize = 128;
+/// Most datagrams of one run that were sent one by one: `UDP_MAX_SEGMENTS` of all kernels that merge UDP at all.
+const DATAGRAMS_MAX: usize = 64;
 /// An IP packet's length field has 16 bits.
 const LEN_MAX: usize = 65_535;
+/// In the sixth byte of an IPv4 header.
+const DONT_FRAGMENT: u8 = 0x40;
 /// SYN, RST, and URG: a packet with one of them goes alone.
 const TCP_ALONE: u8 = 0x02 | 0x04 | 0x20;
 
@@ -47,8 +56,10 @@ pub struct Run {
     pieces: Vec<Range<usize>>,
     /// Of the first packet.
     layout: Option<Layout>,
-    /// What the next segment has to be; `None` when nothing may follow.
-    next: Option<Next>,
+    /// The session and lane that the first packet came on.
+    origin: (ReceiverIndex, Lane),
+    /// What may follow.
+    next: Next,
     /// Payload bytes of each segment but the last.
     size: usize,
     /// Length of all, the first packet's headers included.
@@ -60,11 +71,15 @@ pub struct Run {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Next {
-    receiver: ReceiverIndex,
-    lane: Lane,
-    counter: u64,
-    index: u8,
+enum Next {
+    Nothing,
+    /// The segment of the same super-packet with this counter and this index.
+    Segment {
+        counter: u64,
+        index: u8,
+    },
+    /// Another UDP datagram of the flow that is no segment.
+    Datagram,
 }
 
 impl Run {
@@ -74,7 +89,8 @@ impl Run {
             offloads,
             pieces: Vec::with_capacity(RUN_MAX),
             layout: None,
-            next: None,
+            origin: (ReceiverIndex(0), Lane::FIRST),
+            next: Next::Nothing,
             size: 0,
             len: 0,
             last_flags: 0,
@@ -95,23 +111,25 @@ impl Run {
             self.begin(buf, packet, segment);
             return true;
         }
-        let (Some(next), Some(layout)) = (self.next, self.layout) else { return false };
+        let Some(layout) = self.layout else { return false };
         let flags = segment.trailer.flags;
-        let consecutive = next.receiver == segment.receiver
-            && next.lane == segment.lane
-            && next.counter == segment.counter.0
-            && next.index == segment.trailer.index
-            && flags.contains(TrailerFlags::GSO_SEG)
-            && !flags.contains(TrailerFlags::FIRST)
-            && segment.partial == Some(layout);
-        if !consecutive {
+        let (follows, most) = match self.next {
+            Next::Nothing => return false,
+            Next::Segment { counter, index } => {
+                let consecutive = counter == segment.counter.0 && index == segment.trailer.index;
+                let inner = flags.contains(TrailerFlags::GSO_SEG) && !flags.contains(TrailerFlags::FIRST);
+                (consecutive && inner, RUN_MAX)
+            }
+            Next::Datagram => (!flags.contains(TrailerFlags::GSO_SEG), DATAGRAMS_MAX),
+        };
+        if !follows || self.origin != (segment.receiver, segment.lane) || segment.partial != Some(layout) {
             return false;
         }
         let payload = packet.start + layout.header_len..packet.end;
         let fits = !payload.is_empty()
             && payload.len() <= self.size
             && self.len + payload.len() <= LEN_MAX
-            && self.pieces.len() < RUN_MAX;
+            && self.pieces.len() < most;
         if !fits || !self.continues(&layout, &buf[self.pieces[0].clone()], &buf[packet.clone()]) {
             return false;
         }
@@ -119,12 +137,13 @@ impl Run {
             self.last_flags = buf[packet.start + layout.network_len + TCP_FLAGS_AT] & TCP_LAST;
         }
         let ends = self.last_flags != 0 || payload.len() < self.size || flags.contains(TrailerFlags::LAST);
-        self.next = (!ends).then_some(Next {
-            receiver: next.receiver,
-            lane: next.lane,
-            counter: next.counter.wrapping_add(1),
-            index: next.index.wrapping_add(1),
-        });
+        self.next = match self.next {
+            _ if ends => Next::Nothing,
+            Next::Segment { counter, index } => {
+                Next::Segment { counter: counter.wrapping_add(1), index: index.wrapping_add(1) }
+            }
+            other => other,
+        };
         self.len += payload.len();
         self.pieces.push(payload);
         true
@@ -147,36 +166,36 @@ impl Run {
 
     fn begin(&mut self, buf: &[u8], packet: Range<usize>, segment: &Segment) {
         self.pieces.clear();
-        (self.layout, self.next, self.last_flags, self.finished) = (segment.partial, None, 0, false);
-        self.len = packet.len();
+        (self.layout, self.next, self.last_flags, self.finished) = (segment.partial, Next::Nothing, 0, false);
+        (self.origin, self.len) = ((segment.receiver, segment.lane), packet.len());
         if let Some(layout) = segment.partial {
             self.size = packet.len() - layout.header_len;
-            if self.may_grow(&layout, &buf[packet.clone()], segment.trailer.flags) {
-                self.next = Some(Next {
-                    receiver: segment.receiver,
-                    lane: segment.lane,
-                    counter: segment.counter.0.wrapping_add(1),
-                    index: segment.trailer.index.wrapping_add(1),
-                });
-            }
+            self.next = self.what_may_follow(&layout, &buf[packet.clone()], segment);
         }
         self.pieces.push(packet);
     }
 
-    fn may_grow(&self, layout: &Layout, packet: &[u8], flags: TrailerFlags) -> bool {
-        let (device_merges, may_go_on) = match layout.transport {
-            Transport::Tcp => {
-                let alone = TCP_ALONE | TCP_LAST;
-                (self.offloads.tcp, packet[layout.network_len + TCP_FLAGS_AT] & alone == 0)
-            }
-            Transport::Udp => (self.offloads.udp, true),
+    fn what_may_follow(&self, layout: &Layout, packet: &[u8], segment: &Segment) -> Next {
+        let flags = segment.trailer.flags;
+        let device_merges = match layout.transport {
+            Transport::Tcp => self.offloads.tcp,
+            Transport::Udp => self.offloads.udp,
         };
-        device_merges
-            && may_go_on
-            && layout.is_bare()
-            && self.size > 0
-            && flags.contains(TrailerFlags::GSO_SEG)
-            && !flags.contains(TrailerFlags::LAST)
+        if !device_merges || !layout.is_bare() || self.size == 0 {
+            return Next::Nothing;
+        }
+        if !flags.contains(TrailerFlags::GSO_SEG) {
+            return if layout.transport == Transport::Udp { Next::Datagram } else { Next::Nothing };
+        }
+        let ends = layout.transport == Transport::Tcp
+            && packet[layout.network_len + TCP_FLAGS_AT] & (TCP_ALONE | TCP_LAST) != 0;
+        if ends || flags.contains(TrailerFlags::LAST) {
+            return Next::Nothing;
+        }
+        Next::Segment {
+            counter: segment.counter.0.wrapping_add(1),
+            index: segment.trailer.index.wrapping_add(1),
+        }
     }
 
     /// Whether `packet` has the headers that cutting the run with `first` at its front would give it. Lengths agree with
@@ -185,8 +204,9 @@ impl Run {
         let network = if layout.is_v4 {
             let identification = |packet: &[u8]| u16::from_be_bytes([packet[4], packet[5]]);
             let expected = identification(first).wrapping_add(self.pieces.len() as u16);
+            let is_free = matches!(self.next, Next::Datagram) && first[6] & DONT_FRAGMENT != 0;
             first[..2] == packet[..2]
-                && identification(packet) == expected
+                && (identification(packet) == expected || is_free)
                 && first[6..10] == packet[6..10]
                 && first[12..20] == packet[12..20]
         } else {

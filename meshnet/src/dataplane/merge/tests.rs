@@ -403,6 +403,144 @@ fn what_contradicts_its_metadata_is_not_cut() {
     }
 }
 
+/// A UDP datagram that was sent alone, with the checksum left to the receiver.
+fn datagram(is_v4: bool, identification: u16, payload_len: usize) -> Vec<u8> {
+    let shape = Shape {
+        is_v4,
+        transport: Transport::Udp,
+        seed: identification.into(),
+        ..Shape::tcp4(1, payload_len)
+    };
+    let mut packet = shape.build().packet;
+    let layout = Layout::of(&packet).expect("UDP");
+    packet[layout.checksum_at()..layout.checksum_at() + 2].fill(0);
+    packet
+}
+
+fn alone(packets: &[Vec<u8>]) -> Vec<(Vec<u8>, Segment)> {
+    let arrive = |(index, bytes): (usize, &Vec<u8>)| {
+        let segment = Segment {
+            receiver: RECEIVER,
+            lane: Lane::FIRST,
+            counter: Counter(3 * index as u64),
+            trailer: Trailer { flags: TrailerFlags::CSUM_PARTIAL, index: 0 },
+            partial: packet::checksummed(bytes),
+        };
+        (bytes.clone(), segment)
+    };
+    packets.iter().enumerate().map(arrive).collect()
+}
+
+/// The packet as the receiver's kernel sees it when it comes alone.
+fn completed(packet: &[u8]) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    set_pseudo_header(&mut packet);
+    let layout = Layout::of(&packet).expect("UDP");
+    checksum::complete(&mut packet[layout.network_len..], layout.transport.checksum_at());
+    packet
+}
+
+/// Without the identification of an IPv4 packet that must not be fragmented, and the checksum over it.
+fn without_identification(mut packet: Vec<u8>) -> Vec<u8> {
+    if packet[0] >> 4 == 4 && packet[6] & DONT_FRAGMENT != 0 {
+        packet[4..6].fill(0);
+        packet[10..12].fill(0);
+    }
+    packet
+}
+
+#[test]
+fn datagrams_of_one_flow_that_were_sent_one_by_one_are_one_write() {
+    for is_v4 in [true, false] {
+        let packets: Vec<_> = (0..20).map(|number| datagram(is_v4, 500 + number, 64)).collect();
+        let written = write_all(Offloads::ALL, &alone(&packets));
+        assert_eq!(written.len(), 1);
+        assert_eq!(written[0].meta.segmentation, Segmentation::Udp { size: 64 });
+        assert!(wire(&written[0]) == packets.iter().map(|it| completed(it)).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn the_identification_is_looked_at_only_where_a_router_may_fragment() {
+    let same: Vec<_> = (0..5).map(|_| datagram(true, 0, 64)).collect();
+    assert_eq!(write_all(Offloads::ALL, &alone(&same)).len(), 1);
+    let may_fragment = |mut packet: Vec<u8>, identification| {
+        packet[6] &= !DONT_FRAGMENT;
+        write_v4(&mut packet[..20], 92, identification);
+        packet
+    };
+    let packets = [7, 8, 10, 10, 11].map(|number| may_fragment(datagram(true, number, 64), number));
+    let written = write_all(Offloads::ALL, &alone(&packets));
+    let counts: Vec<_> = written.iter().map(|run| wire(run).len()).collect();
+    assert_eq!(counts, [2, 1, 2]);
+    let packets: Vec<_> = packets.iter().map(|it| completed(it)).collect();
+    assert!(written.iter().flat_map(wire).collect::<Vec<_>>() == packets);
+}
+
+#[test]
+fn a_run_of_datagrams_ends_with_a_shorter_one_and_before_a_longer_one() {
+    let packets: Vec<_> = [64, 64, 40, 40, 64, 64, 0, 0, 64].map(|len| datagram(true, 1, len)).into();
+    let written = write_all(Offloads::ALL, &alone(&packets));
+    let counts: Vec<_> = written.iter().map(|run| wire(run).len()).collect();
+    assert_eq!(counts, [3, 1, 2, 1, 1, 1]);
+    let many: Vec<_> = (0..150).map(|number| datagram(true, number, 64)).collect();
+    let written = write_all(Offloads::ALL, &alone(&many));
+    assert_eq!(written.iter().map(|run| wire(run).len()).collect::<Vec<_>>(), [64, 64, 22]);
+}
+
+#[test]
+fn datagrams_that_differ_in_anything_else_stay_alone() {
+    type Change = (&'static str, fn(&mut (Vec<u8>, Segment)));
+    let changes: [Change; 11] = [
+        ("another source", |it| it.0[15] ^= 1),
+        ("another destination", |it| it.0[19] ^= 1),
+        ("another time to live", |it| it.0[8] -= 1),
+        ("another TOS", |it| it.0[1] ^= 1),
+        ("another source port", |it| it.0[21] ^= 1),
+        ("another port", |it| it.0[23] ^= 1),
+        ("may be fragmented", |it| it.0[6] = 0),
+        ("another session", |it| it.1.receiver = ReceiverIndex(8)),
+        ("another lane", |it| it.1.lane = Lane::CONTROL),
+        ("a complete checksum", |it| it.1.partial = None),
+        ("a segment", |it| it.1.trailer.flags = it.1.trailer.flags.union(TrailerFlags::GSO_SEG)),
+    ];
+    let packets: Vec<_> = (0..3).map(|number| datagram(true, number, 64)).collect();
+    for (what, change) in changes {
+        let mut arriving = alone(&packets);
+        change(&mut arriving[1]);
+        assert_eq!(write_all(Offloads::ALL, &arriving).len(), 3, "{what}");
+    }
+    let tcp: Vec<_> = (0..3).map(|at| Shape { seed: 64 * at, ..Shape::tcp4(1, 64) }.build().packet).collect();
+    assert_eq!(write_all(Offloads::ALL, &alone(&tcp)).len(), 3, "TCP");
+    assert_eq!(write_all(Offloads { udp: false, ..Offloads::ALL }, &alone(&packets)).len(), 3);
+    assert_eq!(write_all(Offloads::NONE, &alone(&packets)).len(), 3);
+}
+
+proptest! {
+    #[test]
+    fn datagrams_come_out_as_they_went_in(
+        sent in prop::collection::vec((0..8u8, 0..4u16, prop_oneof![3 => Just(64usize), 1 => 0..70usize]), 1..200),
+    ) {
+        let mut packets: Vec<Vec<u8>> = Vec::new();
+        for (number, (flow, step, len)) in sent.into_iter().enumerate() {
+            let identification = (number as u16).wrapping_mul(step);
+            let mut packet = datagram(flow & 1 == 0, identification, len);
+            let port_at = Layout::of(&packet).expect("UDP").network_len + 1;
+            packet[port_at] ^= flow >> 1 & 1;
+            if flow & 5 == 4 {
+                packet[6] &= !DONT_FRAGMENT;
+                let len = packet.len() as u16;
+                write_v4(&mut packet[..20], len, identification);
+            }
+            packets.push(packet);
+        }
+        let written = write_all(Offloads::ALL, &alone(&packets));
+        let came_out: Vec<_> = written.iter().flat_map(wire).map(without_identification).collect();
+        let expected: Vec<_> = packets.iter().map(|it| without_identification(completed(it))).collect();
+        prop_assert!(came_out == expected);
+    }
+}
+
 proptest! {
     #[test]
     fn cutting_gives_what_the_kernel_would(shape in shapes()) {
