@@ -27,6 +27,7 @@
 
 pub mod access;
 pub mod capture;
+mod engine;
 mod error;
 mod fault;
 pub mod flood;
@@ -42,6 +43,7 @@ pub mod wait;
 mod wire;
 
 pub use capture::Capture;
+pub use engine::Engine;
 pub use error::Error;
 pub use fault::{Fault, Port};
 pub use flow::{Flow, FlowReport};

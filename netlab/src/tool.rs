@@ -81,6 +81,8 @@ pub(crate) fn package(tool: &str) -> Option<&'static str> {
         "iperf3" => "iperf3",
         "tcpdump" => "tcpdump",
         "ping" => "iputils-ping",
+        "docker" | "dockerd" => "docker.io",
+        "debootstrap" => "debootstrap",
         _ => return None,
     })
 }

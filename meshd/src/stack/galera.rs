@@ -2,10 +2,10 @@
 //!
 //! The rules, in this order: a primary component that exists is joined; replicas that all remember the same last
 //! primary component (`gvwstate.dat`) find it again by themselves when started together; a clean shut-down marks the last one
-//! (`safe_to_bootstrap: 1`); otherwise the highest recovered position of one history founds the cluster anew. Whatever
-//! could lose a committed write is left to a person.
+//! (`safe_to_bootstrap: 1`); otherwise the highest recovered position of one history founds the cluster anew. A mark that
+//! another one's data contradicts does not count. Whatever could lose a committed write is left to a person.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -36,10 +36,19 @@ pub enum State {
     Unknown,
     /// It runs and is in a primary component.
     Primary,
-    /// It runs, but is in no primary component (or its server does not answer yet).
+    /// Its server answers, but it is in no primary component.
     NonPrimary {
-        /// Whether it was there when this component was last primary and has the highest position known; absent if it did not say.
+        /// The position of its data; absent if it did not say.
         last_committed: Option<i64>,
+        /// Its history's uuid, if its data tells.
+        uuid: Option<String>,
+    },
+    /// It runs, but its server has not answered yet: it starts, or ends again and again because it finds nobody to join.
+    Starting {
+        /// What its data says.
+        evidence: Evidence,
+        /// Whether it was started to found a cluster.
+        founding: bool,
     },
     /// It does not run.
     Stopped(Evidence),
@@ -92,22 +101,31 @@ pub fn decide(states: &BTreeMap<String, State>, forced: bool) -> Decision {
     let running: BTreeMap<&str, Option<i64>> = states
         .iter()
         .filter_map(|(node, state)| match state {
-            State::NonPrimary { last_committed } => Some((node.as_str(), *last_committed)),
+            State::NonPrimary { last_committed, .. } => Some((node.as_str(), *last_committed)),
             _ => None,
         })
         .collect();
+    // One that does not answer is judged by its data, as if it were stopped: it cannot become primary by itself unless the
+    // others remember the same component, and then it is let be.
     let stopped: BTreeMap<&str, &Evidence> = states
         .iter()
         .filter_map(|(node, state)| match state {
-            State::Stopped(evidence) => Some((node.as_str(), evidence)),
+            State::Stopped(evidence) | State::Starting { evidence, .. } => Some((node.as_str(), evidence)),
             _ => None,
         })
         .collect();
     if !running.is_empty() {
-        return promote(&running, &stopped, &unknown, states.len(), forced);
+        let own = states.values().filter_map(|state| match state {
+            State::NonPrimary { uuid, .. } => uuid.as_deref(),
+            _ => None,
+        });
+        let own = own.filter(|uuid| *uuid != NO_HISTORY).collect();
+        return promote(&running, own, &stopped, &unknown, states.len(), forced);
     }
-    let with_data: BTreeMap<&str, &Evidence> =
-        stopped.iter().filter(|(_, one)| one.has_data).map(|(node, one)| (*node, *one)).collect();
+    if states.values().any(|state| matches!(state, State::Starting { founding: true, .. })) {
+        return Decision::StartAll { why: "a replica is founding the cluster".into() };
+    }
+    let with_data = with_data(&stopped);
     if !unknown.is_empty() && !forced {
         let best = best(&with_data).map(|(node, _)| node.to_owned());
         let why = format!(
@@ -130,9 +148,10 @@ pub fn decide(states: &BTreeMap<String, State>, forced: bool) -> Decision {
 }
 
 /// Replicas run, but none is primary: a partition, or most were killed.
-fn promote(
+fn promote<'e>(
     running: &BTreeMap<&str, Option<i64>>,
-    stopped: &BTreeMap<&str, &Evidence>,
+    mut histories: BTreeSet<&'e str>,
+    stopped: &BTreeMap<&str, &'e Evidence>,
     unknown: &[&str],
     total: usize,
     forced: bool,
@@ -150,18 +169,29 @@ fn promote(
         return Decision::Ask { why, best: Some(node) };
     }
     if running.values().any(Option::is_none) && !forced {
-        // Still starting: they may be finding each other.
-        return Decision::StartAll { why: "replicas are starting and have not told their state yet".into() };
+        return Decision::StartAll { why: "replicas have not told their state yet".into() };
     }
     let newest = running.values().flatten().max().copied();
-    let ahead = stopped
-        .iter()
-        .find(|(_, one)| one.seqno.is_some_and(|seqno| newest.is_none_or(|newest| seqno > newest)));
-    if let Some((ahead, _)) = ahead.filter(|_| !forced) {
-        let why = format!(
-            "{ahead} is stopped and has newer data than those that run; `--force` makes {node} primary and loses it"
-        );
-        return Decision::Ask { why, best: Some(node) };
+    let with_data = with_data(stopped);
+    histories.extend(self::histories(&with_data));
+    if histories.len() > 1 && !forced {
+        return Decision::Ask { why: torn(&histories, &node), best: Some(node) };
+    }
+    if !forced {
+        // Those that were killed together may have gone on without the ones that run, which were cut off before.
+        if let Some(decision) = same_view(&with_data, total) {
+            return decision;
+        }
+        let lost = without_position(&with_data);
+        if !lost.is_empty() {
+            return Decision::Recover { nodes: lost };
+        }
+    }
+    let ahead = with_data.iter().filter(|(_, one)| newest.is_none_or(|newest| one.seqno > Some(newest)));
+    let ahead: BTreeMap<&str, &Evidence> = ahead.map(|(node, one)| (*node, *one)).collect();
+    if !ahead.is_empty() {
+        // The running ones join whoever founds: nothing is lost if all of the stopped are of one history.
+        return found_again(&with_data, forced);
     }
     let why = match newest {
         Some(newest) => format!(
@@ -185,28 +215,27 @@ fn same_view(with_data: &BTreeMap<&str, &Evidence>, total: usize) -> Option<Deci
 }
 
 fn found_again(with_data: &BTreeMap<&str, &Evidence>, forced: bool) -> Decision {
-    let histories: std::collections::BTreeSet<&str> =
-        with_data.values().filter_map(|one| one.uuid.as_deref()).filter(|uuid| *uuid != NO_HISTORY).collect();
+    let histories = histories(with_data);
     if histories.len() > 1 && !forced {
         let best = best(with_data).map(|(node, _)| node.to_owned());
-        let why = format!(
-            "the replicas have {} different histories ({}): decide whose data to keep; `--force` keeps that of {}",
-            histories.len(),
-            histories.iter().map(|uuid| short(uuid)).collect::<Vec<_>>().join(", "),
-            best.as_deref().unwrap_or("none")
-        );
-        return Decision::Ask { why, best };
+        return Decision::Ask { why: torn(&histories, best.as_deref().unwrap_or("none")), best };
     }
-    let safe: Vec<&str> =
-        with_data.iter().filter(|(_, one)| one.safe_to_bootstrap).map(|(node, _)| *node).collect();
-    if let [node] = safe[..] {
+    let lost = without_position(with_data);
+    let newest = with_data.values().filter_map(|one| one.seqno).max();
+    let marked: Vec<&str> = with_data
+        .iter()
+        .filter(|(_, one)| one.safe_to_bootstrap && one.seqno == newest)
+        .map(|(node, _)| *node)
+        .collect();
+    // A mark from an earlier outage says nothing about those that went on since and were killed.
+    if let [node] = marked[..]
+        && lost.is_empty()
+    {
         return Decision::Found {
             node: node.to_owned(),
             why: "it was stopped last (safe_to_bootstrap: 1)".into(),
         };
     }
-    let lost: Vec<String> =
-        with_data.iter().filter(|(_, one)| one.seqno.is_none()).map(|(node, _)| (*node).to_owned()).collect();
     if !lost.is_empty() && !forced {
         return Decision::Recover { nodes: lost };
     }
@@ -218,6 +247,26 @@ fn found_again(with_data: &BTreeMap<&str, &Evidence>, forced: bool) -> Decision 
         }
         None => Decision::Ask { why: "no replica has data that can be used".into(), best: None },
     }
+}
+
+fn histories<'e>(with_data: &BTreeMap<&str, &'e Evidence>) -> BTreeSet<&'e str> {
+    with_data.values().filter_map(|one| one.uuid.as_deref()).filter(|uuid| *uuid != NO_HISTORY).collect()
+}
+
+fn torn(histories: &BTreeSet<&str>, best: &str) -> String {
+    format!(
+        "the replicas have {} different histories ({}): decide whose data to keep; `--force` keeps that of {best}",
+        histories.len(),
+        histories.iter().map(|uuid| short(uuid)).collect::<Vec<_>>().join(", ")
+    )
+}
+
+fn with_data<'a, 'e>(stopped: &BTreeMap<&'a str, &'e Evidence>) -> BTreeMap<&'a str, &'e Evidence> {
+    stopped.iter().filter(|(_, one)| one.has_data).map(|(node, one)| (*node, *one)).collect()
+}
+
+fn without_position(with_data: &BTreeMap<&str, &Evidence>) -> Vec<String> {
+    with_data.iter().filter(|(_, one)| one.seqno.is_none()).map(|(node, _)| (*node).to_owned()).collect()
 }
 
 /// The replica with the highest position; of equals, the one that was stopped last, then the first by name.

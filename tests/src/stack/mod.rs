@@ -1,16 +1,14 @@
 //! Meshes whose nodes have container engines, for the scenarios of `meshd stack`: real engines (one for each node, in
 //! its network namespace), real images built from Debian's packages.
 
+pub mod galera;
+
 use crate::net::{MESH, done, meshd};
 use netlab::mesh::Member;
-use netlab::{Lab, Machine, Process};
+use netlab::{Engine, Lab, Machine, Port};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
-
-/// Long enough for an engine to start, or an image to load.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A member with a container engine.
 pub struct Node {
@@ -18,8 +16,10 @@ pub struct Node {
     pub name: String,
     /// The member.
     pub member: Member,
-    socket: PathBuf,
-    engine: Option<Process>,
+    /// Its engine.
+    pub engine: Engine,
+    /// Its cable.
+    pub port: Port,
 }
 
 /// A mesh of nodes with engines, one in each datacentre.
@@ -43,9 +43,9 @@ impl Cluster {
         for (number, name) in names.iter().enumerate() {
             let machine = done(lab.machine(name));
             let address = format!("203.0.113.{}", number + 1);
-            done(machine.plug(&internet, &[&format!("{address}/24")]));
+            let port = done(machine.plug(&internet, &[&format!("{address}/24")]));
             let endpoint = format!("{address}:4655");
-            let mut member = Member::new(&machine, &meshd());
+            let member = Member::new(&machine, &meshd());
             match nodes.first() {
                 None => {
                     let init = [
@@ -68,21 +68,13 @@ impl Cluster {
                     done(member.ok(&["join", &url, "--datacenter", name]));
                 }
             }
-            // A unix socket's path is short: the machine's directory may not be.
-            let place = PathBuf::from(format!("/tmp/mn-{}-{number}", std::process::id()));
-            let socket = place.join("sock");
-            let config = member.state().join("meshd.toml");
-            let written = std::fs::read_to_string(&config).unwrap_or_default();
-            done(std::fs::write(&config, format!("engine = \"unix://{}\"\n{written}", socket.display())));
-            done(member.up());
-            let mut node = Node { name: (*name).to_owned(), member, socket, engine: None };
-            node.start_engine(&place);
-            nodes.push(node);
+            nodes.push(Node::start(name, member, port));
         }
-        for image in images {
-            let tar = image_tar(image);
-            nodes.iter().for_each(|node| drop(node.docker(&["load", "-q", "-i", &tar.to_string_lossy()])));
-        }
+        std::thread::scope(|scope| {
+            for node in &nodes {
+                scope.spawn(|| images.iter().for_each(|image| node.load(image)));
+            }
+        });
         let directory = nodes[0].member.machine().directory().to_owned();
         Cluster { nodes, directory, _lab: lab }
     }
@@ -97,6 +89,11 @@ impl Cluster {
         path
     }
 
+    /// Where [`Cluster::specify`] writes, as an argument.
+    pub fn file(&self) -> String {
+        self.directory.join("stack.toml").to_string_lossy().into_owned()
+    }
+
     /// The node of this name.
     ///
     /// # Panics
@@ -107,23 +104,27 @@ impl Cluster {
 }
 
 impl Node {
-    fn start_engine(&mut self, place: &Path) {
-        done(std::fs::create_dir_all(place));
-        let at = |name: &str| place.join(name).to_string_lossy().into_owned();
-        let mut command = Command::new("dockerd");
-        command.args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")]);
-        command.args(["-H", &format!("unix://{}", self.socket.display()), "--bridge=none"]);
-        command.args(["--iptables=false", "--ip6tables=false"]);
-        self.engine = Some(done(self.member.machine().spawn(command)));
-        done(netlab::wait::until_true("the container engine to answer", PATIENCE, || {
-            self.docker_command(&["info"]).output().is_ok_and(|output| output.status.success())
-        }));
+    /// Starts a member's daemon and an engine that it drives.
+    ///
+    /// # Panics
+    /// When one of them does not start.
+    pub fn start(name: &str, mut member: Member, port: Port) -> Node {
+        let mut engine = done(Engine::new(member.machine()));
+        let config = member.state().join("meshd.toml");
+        let written = std::fs::read_to_string(&config).unwrap_or_default();
+        let socket = engine.socket();
+        done(std::fs::write(&config, format!("engine = \"unix://{}\"\n{written}", socket.display())));
+        done(member.up());
+        done(engine.start());
+        Node { name: name.to_owned(), member, engine, port }
     }
 
-    fn docker_command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("docker");
-        command.arg("-H").arg(format!("unix://{}", self.socket.display())).args(arguments);
-        command
+    /// Loads an image into the node's engine, building it where that was not done yet.
+    ///
+    /// # Panics
+    /// When it cannot be built or loaded.
+    pub fn load(&self, image: &str) {
+        self.docker(&["load", "-q", "-i", &image_tar(image).to_string_lossy()]);
     }
 
     /// Asks the node's engine, past meshd.
@@ -131,9 +132,7 @@ impl Node {
     /// # Panics
     /// When it fails.
     pub fn docker(&self, arguments: &[&str]) -> String {
-        let output = done(self.docker_command(arguments).output());
-        assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        done(self.engine.docker(arguments))
     }
 
     /// `meshd stack` with these arguments, here.
@@ -192,27 +191,6 @@ impl Node {
     }
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        // Containers outlive an engine that is killed: end them first, then the engine in its own way.
-        if let Ok(output) = self.docker_command(&["ps", "-q"]).output() {
-            for id in String::from_utf8_lossy(&output.stdout).lines() {
-                let _ = self.docker_command(&["rm", "-f", id]).output();
-            }
-        }
-        if let Some(engine) = &mut self.engine {
-            engine.terminate();
-            let _ = engine.wait(Duration::from_secs(20));
-        }
-        if let Some(place) = self.socket.parent() {
-            // The engine leaves its own namespace mounted there.
-            let left = place.join("exec/netns/default");
-            let _ = nix::mount::umount2(&left, nix::mount::MntFlags::MNT_DETACH);
-            let _ = std::fs::remove_dir_all(place);
-        }
-    }
-}
-
 /// How a command ended.
 #[derive(Debug)]
 pub struct Ran {
@@ -244,11 +222,9 @@ fn image_tar(name: &str) -> PathBuf {
     let directory = directory.unwrap_or_else(|| root.join("../target/stack-images"));
     let tar = directory.join(format!("{name}.tar"));
     if !tar.exists() {
-        let status = done(Command::new(root.join("stack/images/build.sh")).arg(&directory).status());
-        assert!(
-            status.success(),
-            "tests/stack/images/build.sh failed: it needs root, dockerd, docker, and debootstrap"
-        );
+        let script = root.join("../contrib/images/build.sh");
+        let status = done(Command::new(script).arg(&directory).arg(name).status());
+        assert!(status.success(), "contrib/images/build.sh failed: what it said is above");
     }
     tar
 }

@@ -19,6 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Most of an answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
+/// The role of a Galera replica whose server answers, and that is in no primary component.
+pub const NON_PRIMARY: &str = "non-primary";
+/// The role of a Galera replica that catches up with a primary component.
+pub const JOINING: &str = "joining";
+
 /// A replica and its checks.
 #[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
 pub struct Question {
@@ -49,14 +54,30 @@ pub async fn ask(engine: &Engine, address: IpAddr, question: &Question) -> Probe
     let question = &question;
     let health = check(engine, address, question, &question.health).await;
     let mut probe = match &health {
-        Err(why) => Probe { detail: why.clone(), ..Probe::default() },
+        Err(Unready { why, .. }) => Probe { detail: why.clone(), ..Probe::default() },
         Ok(_) => match check(engine, address, question, &question.ready).await {
             Ok(said) => Probe { alive: true, ready: true, ..said },
-            Err(why) => Probe { alive: true, detail: why, ..Probe::default() },
+            Err(Unready { why, role }) => {
+                Probe { alive: true, detail: why, role: role.map(str::to_owned), ..Probe::default() }
+            }
         },
     };
     probe.exposed = exposed(engine, address, &question.container).await;
     probe
+}
+
+/// Why a replica is not ready.
+#[derive(Debug)]
+struct Unready {
+    why: String,
+    /// What it says it is all the same.
+    role: Option<&'static str>,
+}
+
+impl From<String> for Unready {
+    fn from(why: String) -> Unready {
+        Unready { why, role: None }
+    }
 }
 
 /// Asks one thing: what it tells about itself, or why it is not as it should be.
@@ -65,7 +86,7 @@ async fn check(
     address: IpAddr,
     question: &Question,
     check: &Check,
-) -> Result<Probe, String> {
+) -> Result<Probe, Unready> {
     let at = |port: &str| {
         let number = question.ports.get(port).copied().ok_or_else(|| format!("there is no port {port}"))?;
         Ok::<_, String>(SocketAddr::new(address, number))
@@ -78,19 +99,19 @@ async fn check(
         Check::Http { port, path, status } => {
             let (got, _, _) = get(at(port)?, path).await?;
             let right = status.map_or((200..300).contains(&got), |status| status == got);
-            if right { Ok(Probe::default()) } else { Err(format!("{path} answers {got}")) }
+            if right { Ok(Probe::default()) } else { Err(format!("{path} answers {got}").into()) }
         }
-        Check::Zookeeper { port } => zookeeper(at(port)?).await,
-        Check::MesosMaster { port } => mesos_master(at(port)?).await,
+        Check::Zookeeper { port } => Ok(zookeeper(at(port)?).await?),
+        Check::MesosMaster { port } => Ok(mesos_master(at(port)?).await?),
         Check::MesosAgent { port } => {
             let metrics = metrics(at(port)?).await?;
             if metrics.get("slave/registered") == Some(&1.0) {
                 Ok(Probe { detail: "registered".into(), ..Probe::default() })
             } else {
-                Err("it is not registered with a master".into())
+                Err("it is not registered with a master".to_owned().into())
             }
         }
-        Check::Marathon { port } => marathon(at(port)?, address).await,
+        Check::Marathon { port } => Ok(marathon(at(port)?, address).await?),
         Check::Exec { command } => {
             let (code, output) = engine
                 .run_in(&question.container, command, PATIENCE)
@@ -99,7 +120,7 @@ async fn check(
             if code == 0 {
                 Ok(Probe::default())
             } else {
-                Err(format!("its check ends with {code}: {}", last_line(&output)))
+                Err(format!("its check ends with {code}: {}", last_line(&output)).into())
             }
         }
         Check::Galera { command } => {
@@ -110,7 +131,7 @@ async fn check(
             if code == 0 {
                 galera(&output)
             } else {
-                Err(format!("its server does not answer: {}", last_line(&output)))
+                Err(format!("its server does not answer: {}", last_line(&output)).into())
             }
         }
     }
@@ -193,16 +214,17 @@ async fn marathon(at: SocketAddr, own: IpAddr) -> Result<Probe, String> {
 }
 
 /// Reads `SHOW GLOBAL STATUS LIKE 'wsrep_%'`.
-fn galera(output: &str) -> Result<Probe, String> {
+fn galera(output: &str) -> Result<Probe, Unready> {
     let status: BTreeMap<&str, &str> = output.lines().filter_map(|line| line.split_once('\t')).collect();
     let value = |name: &str| status.get(name).map(|value| value.trim()).unwrap_or_default();
     let position = value("wsrep_last_committed");
     if value("wsrep_cluster_status") != "Primary" {
-        return Err(format!("it is in no primary component, position {position}"));
+        let why = format!("it is in no primary component, position {position}");
+        return Err(Unready { why, role: Some(NON_PRIMARY) });
     }
     let state = value("wsrep_local_state_comment");
     if state != "Synced" && state != "Donor/Desynced" {
-        return Err(format!("it is {state}, not yet Synced"));
+        return Err(Unready { why: format!("it is {state}, not yet Synced"), role: Some(JOINING) });
     }
     let detail = format!("{} in the cluster, position {position}", value("wsrep_cluster_size"));
     let version = Some(value("wsrep_provider_version").to_owned()).filter(|version| !version.is_empty());
@@ -313,7 +335,7 @@ mod tests {
             (Some("primary"), "3 in the cluster, position 12")
         );
         assert_eq!(
-            status("non-Primary", "Initialized").unwrap_err(),
+            status("non-Primary", "Initialized").unwrap_err().why,
             "it is in no primary component, position 12"
         );
         assert!(status("Primary", "Joining").is_err());

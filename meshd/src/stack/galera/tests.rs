@@ -18,6 +18,10 @@ fn stopped(seqno: Option<i64>, safe: bool, view: Option<&str>) -> State {
     })
 }
 
+fn running(last_committed: Option<i64>) -> State {
+    State::NonPrimary { last_committed, uuid: Some(U.into()) }
+}
+
 fn empty() -> State {
     State::Stopped(Evidence::default())
 }
@@ -34,10 +38,7 @@ fn decided(states: [State; 3]) -> Decision {
 fn an_existing_primary_is_joined_whatever_the_others_say() {
     let other = || stopped(Some(900), true, None);
     assert_eq!(decided([State::Unknown, State::Primary, other()]), Decision::Join);
-    assert_eq!(
-        decided([State::Primary, other(), State::NonPrimary { last_committed: Some(9) }]),
-        Decision::Join
-    );
+    assert_eq!(decided([State::Primary, other(), running(Some(9))]), Decision::Join);
 }
 
 #[test]
@@ -72,21 +73,65 @@ fn without_a_mark_positions_are_recovered_and_the_highest_wins() {
 }
 
 #[test]
-fn two_of_three_killed_the_last_one_is_promoted() {
-    let states = [
-        State::NonPrimary { last_committed: Some(40) },
-        stopped(None, false, None),
-        stopped(Some(39), false, None),
-    ];
-    assert!(matches!(decided(states), Decision::Promote { node, .. } if node == "a"));
+fn a_mark_that_another_ones_data_contradicts_does_not_count() {
+    // It was stopped last once; the others went on without it, by `--force`, and were killed.
+    let marked = || stopped(Some(7), true, None);
+    assert!(
+        matches!(decided([marked(), stopped(Some(9), false, None), empty()]), Decision::Found { node, .. } if node == "b")
+    );
+    assert_eq!(
+        decided([marked(), stopped(None, false, None), empty()]),
+        Decision::Recover { nodes: vec!["b".into()] }
+    );
 }
 
 #[test]
-fn a_stopped_replica_that_is_ahead_of_the_running_one_is_asked_about() {
-    let states = [State::NonPrimary { last_committed: Some(40) }, stopped(Some(41), false, None), empty()];
-    let Decision::Ask { why, best } = decided(states.clone()) else { panic!() };
-    assert!(why.contains("b is stopped and has newer data") && best.as_deref() == Some("a"), "{why}");
-    assert!(matches!(decide(&cluster(states), true), Decision::Promote { .. }));
+fn two_of_three_killed_the_last_one_is_promoted_once_it_is_known_to_be_no_older() {
+    let cut_off = || running(Some(40));
+    let killed = || stopped(None, false, Some(V));
+    assert_eq!(
+        decided([cut_off(), killed(), killed()]),
+        Decision::Recover { nodes: vec!["b".into(), "c".into()] }
+    );
+    let known = [cut_off(), stopped(Some(40), false, Some(V)), stopped(Some(39), false, Some(V))];
+    assert!(matches!(decided(known), Decision::Promote { node, .. } if node == "a"));
+}
+
+#[test]
+fn one_that_was_cut_off_joins_the_others_that_went_on_without_it() {
+    let cut_off = || running(Some(40));
+    // Killed together: the two remember a component of two, and find it again.
+    let State::Stopped(mut pair) = stopped(None, false, Some(V)) else { panic!() };
+    pair.view_members = 2;
+    let pair = || State::Stopped(pair.clone());
+    assert!(matches!(decided([cut_off(), pair(), pair()]), Decision::StartAll { .. }));
+    // Stopped one after the other: the newest founds, and none of it is lost.
+    let ordered = || [cut_off(), stopped(Some(41), false, None), stopped(Some(44), true, None)];
+    assert!(matches!(decided(ordered()), Decision::Found { node, .. } if node == "c"));
+    assert!(matches!(decide(&cluster(ordered()), true), Decision::Found { node, .. } if node == "c"));
+}
+
+#[test]
+fn replicas_that_start_in_vain_again_and_again_are_judged_by_their_data() {
+    let vain = |seqno, safe| {
+        let State::Stopped(evidence) = stopped(seqno, safe, None) else { panic!() };
+        State::Starting { evidence, founding: false }
+    };
+    // All machines were shut down in an orderly way, and started again: nobody is there to be joined.
+    let orderly = [vain(Some(7), false), vain(Some(7), false), vain(Some(7), true)];
+    assert!(matches!(decided(orderly), Decision::Found { node, .. } if node == "c"));
+    // One that founds is waited for.
+    let founding = State::Starting { evidence: Evidence::default(), founding: true };
+    assert!(matches!(decided([founding, empty(), empty()]), Decision::StartAll { .. }));
+}
+
+#[test]
+fn one_of_another_history_is_not_made_to_join_by_itself() {
+    let other = Evidence { has_data: true, seqno: Some(3), uuid: Some(V.into()), ..Evidence::default() };
+    let Decision::Ask { why, best } = decided([running(Some(40)), State::Stopped(other), empty()]) else {
+        panic!()
+    };
+    assert!(why.contains("2 different histories") && best.as_deref() == Some("a"), "{why}");
 }
 
 #[test]
@@ -96,7 +141,7 @@ fn an_unreachable_node_needs_a_decision() {
     assert!(why.starts_with("c cannot be reached") && best.as_deref() == Some("a"), "{why}");
     assert!(matches!(decide(&cluster(states), true), Decision::Found { node, .. } if node == "a"));
     // In a partition, the side without quorum must not make itself primary.
-    let cut = [State::NonPrimary { last_committed: Some(5) }, State::Unknown, State::Unknown];
+    let cut = [running(Some(5)), State::Unknown, State::Unknown];
     assert!(matches!(decided(cut), Decision::Ask { .. }));
 }
 
@@ -134,16 +179,21 @@ fn any_state() -> impl Strategy<Value = State> {
     prop_oneof![
         1 => Just(State::Unknown),
         1 => Just(State::Primary),
-        2 => position.clone().prop_map(|last_committed| State::NonPrimary { last_committed }),
-        6 => (any::<bool>(), position, any::<bool>(), 0u8..3, 0u8..2).prop_map(|(has_data, seqno, safe, view, history)| {
-            State::Stopped(Evidence {
+        2 => position.clone().prop_map(running),
+        6 => (any::<bool>(), position, any::<bool>(), 0u8..3, 0u8..2, 0u8..6).prop_map(|(has_data, seqno, safe, view, history, how)| {
+            let evidence = Evidence {
                 has_data,
                 uuid: has_data.then(|| if history == 0 { U.into() } else { V.into() }),
                 seqno: seqno.filter(|_| has_data),
                 safe_to_bootstrap: safe && has_data,
                 view: (view > 0 && has_data).then(|| format!("view{view}")),
                 view_members: 3,
-            })
+            };
+            match how {
+                0 => State::Starting { evidence, founding: false },
+                1 => State::Starting { evidence, founding: true },
+                _ => State::Stopped(evidence),
+            }
         }),
     ]
 }
@@ -157,28 +207,39 @@ proptest! {
         let primary = states.values().any(|state| *state == State::Primary);
         let unknown = states.values().any(|state| *state == State::Unknown);
         let ends = |node: &String| match &states[node] {
-            State::Stopped(one) => one.seqno,
-            State::NonPrimary { last_committed } => *last_committed,
+            State::Stopped(one) | State::Starting { evidence: one, .. } => one.seqno,
+            State::NonPrimary { last_committed, .. } => *last_committed,
             _ => None,
         };
         prop_assert_eq!(decision == Decision::Join, primary);
         match &decision {
             Decision::Found { node, .. } => {
                 prop_assert!(!unknown && !primary);
-                let State::Stopped(chosen) = &states[node] else { panic!("founded on a running replica") };
+                let (State::Stopped(chosen) | State::Starting { evidence: chosen, .. }) = &states[node] else {
+                    panic!("founded on a running replica")
+                };
                 for (other, state) in &states {
-                    let State::Stopped(one) = state else { panic!("founded beside a running replica") };
-                    if one.has_data {
-                        prop_assert!(chosen.has_data);
+                    if let State::Stopped(one) | State::Starting { evidence: one, .. } = state
+                        && one.has_data
+                    {
+                        prop_assert!(chosen.has_data && one.seqno.is_some());
                         prop_assert_eq!(&one.uuid, &chosen.uuid);
-                        // Only Galera's own mark may stand against a position.
-                        prop_assert!(chosen.safe_to_bootstrap || ends(other) <= ends(node));
                     }
+                    prop_assert!(ends(other) <= ends(node));
                 }
             }
             Decision::Promote { node, .. } => {
                 prop_assert!(!unknown && !primary);
                 prop_assert!(states.keys().all(|other| ends(other) <= ends(node)));
+                for (other, state) in &states {
+                    if let State::Stopped(one) | State::Starting { evidence: one, .. } = state
+                        && one.has_data
+                    {
+                        // Whoever joins with another history has its data replaced.
+                        prop_assert_eq!(one.uuid.as_deref(), Some(U));
+                        prop_assert!(ends(other).is_some());
+                    }
+                }
             }
             _ => {}
         }

@@ -2,6 +2,7 @@
 
 use super::order::Builder;
 use super::*;
+use crate::stack::engine::probe::{JOINING, NON_PRIMARY};
 use crate::stack::galera::{Decision, State, decide};
 
 impl<'a> Builder<'a> {
@@ -75,7 +76,19 @@ impl<'a> Builder<'a> {
                     if let Some(replica) = rest.iter().copied().find(|replica| replica.node == node) {
                         let why = "how far its data goes must be known before the cluster is founded again"
                             .to_owned();
-                        let wait = [&after[..], &self.bring(placed, replica, versions)].concat();
+                        let mut wait = [&after[..], &self.bring(placed, replica, versions)].concat();
+                        let reason = Reason::Recovery { why: why.clone() };
+                        // It would hold the data while it is read: it starts in vain, again and again.
+                        if let Some(found) = self
+                            .actual
+                            .found(&replica.node, name)
+                            .filter(|found| found.running || found.restarts > 0)
+                        {
+                            let (container, driver) = (found.name.clone(), found.driver);
+                            let grace_s = replica.definition.stop_grace_s;
+                            let action = Action::Remove { container, grace_s, driver };
+                            wait = vec![self.act(placed, replica, action, reason, &wait)];
+                        }
                         let action = Action::Recover { definition: Box::new(replica.definition.clone()) };
                         self.act(placed, replica, action, Reason::Recovery { why }, &wait);
                     }
@@ -147,18 +160,22 @@ impl<'a> Builder<'a> {
 fn state(actual: &Actual, replica: &Replica) -> State {
     let Some(report) = actual.report(&replica.node) else { return State::Unknown };
     let component = &replica.definition.component;
-    let stopped = || State::Stopped(report.evidence.get(component).cloned().unwrap_or_default());
-    match report.containers.iter().find(|found| found.component == *component) {
-        Some(found) if !found.running => stopped(),
-        None => stopped(),
-        Some(found) => match &found.probe {
-            Some(probe) if probe.role.as_deref() == Some("primary") => State::Primary,
-            Some(probe) => State::NonPrimary {
-                last_committed: probe.detail.split_once("position ").and_then(|(_, rest)| {
-                    rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok())
-                }),
-            },
-            None => State::NonPrimary { last_committed: None },
-        },
+    let evidence = || report.evidence.get(component).cloned().unwrap_or_default();
+    let found = report.containers.iter().find(|found| found.component == *component);
+    let Some(found) = found.filter(|found| found.running) else { return State::Stopped(evidence()) };
+    let (role, detail) = match &found.probe {
+        Some(probe) => (probe.role.as_deref(), probe.detail.as_str()),
+        None => (None, ""),
+    };
+    match role {
+        // One that catches up has a primary component to do so with.
+        Some("primary" | JOINING) => State::Primary,
+        Some(NON_PRIMARY) => {
+            let position = detail.split_once("position ").map(|(_, position)| position.trim());
+            let last_committed = position.and_then(|position| position.parse().ok());
+            State::NonPrimary { last_committed, uuid: evidence().uuid }
+        }
+        // One that was restarted has found its data unfit to found a cluster on, or others that are there.
+        _ => State::Starting { evidence: evidence(), founding: found.founding && found.restarts == 0 },
     }
 }
