@@ -90,6 +90,7 @@ fn snapshot(at: usize, relayed: bool) -> Snapshot {
             duplicate: None,
             mtu: u16::MAX,
             offload: true,
+            silent: false,
             stats: stats.clone(),
         })));
         let opener = Arc::new(Opener::new(Suite::Aes256Gcm, &key(other, at), true));

@@ -107,6 +107,25 @@ fn who_sends_to_nobody_is_told() {
 }
 
 #[test]
+fn who_sends_to_a_member_that_died_is_told_and_reaches_it_again_when_it_is_back() {
+    let mut lan = Lan::new(2);
+    let target = overlay(&lan.nodes[1]);
+    // The keys outlive the daemon by minutes.
+    lan.nodes[1].kill();
+    let start = std::time::Instant::now();
+    let machine = lan.nodes[0].machine();
+    done(netlab::wait::until("the error", SETTLE, || {
+        let text = ping(machine, target, 0);
+        if text.contains("Destination Host Unreachable") { Ok(()) } else { Err(text) }
+    }));
+    figure("told that a member does not answer, after its death", format!("{:?} at most", start.elapsed()));
+    done(lan.nodes[1].up());
+    done(lan.nodes[0].wait_for_ping(target, SETTLE));
+    let text = ping(lan.nodes[0].machine(), target, 0);
+    assert!(text.contains(" 0% packet loss"), "{text}");
+}
+
+#[test]
 fn whatever_is_lost_on_the_way_every_byte_arrives() {
     let lan = Lan::new(2);
     let (a, b) = (&lan.nodes[0], &lan.nodes[1]);

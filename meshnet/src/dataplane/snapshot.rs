@@ -109,6 +109,8 @@ pub struct PeerTx {
     pub mtu: u16,
     /// Its device takes partial checksums and super-packets: transport checksums are left to it.
     pub offload: bool,
+    /// It answers on no path, though its keys are still good: what is sent to it may be lost, and its senders are told.
+    pub silent: bool,
     /// Traffic counters.
     pub stats: Arc<PeerStats>,
 }

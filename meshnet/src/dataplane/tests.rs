@@ -1,4 +1,5 @@
 mod offload;
+mod secrecy;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -82,6 +83,7 @@ fn snapshot(at: usize, relayed: Option<RelayLabel>) -> Snapshot {
             duplicate: None,
             mtu: u16::MAX,
             offload: false,
+            silent: false,
             stats: stats.clone(),
         }));
         let receiver = Receiver {
@@ -143,9 +145,11 @@ fn send(snapshot: &Snapshot, packet: &[u8]) -> Result<Vec<u8>, Option<Drop>> {
     match Tx::new().process(snapshot, NOW, &mut buf, range, &Meta::PLAIN) {
         TxVerdict::Send { first, .. } => Ok(buf[first.range].to_vec()),
         TxVerdict::Drop(reason) => Err(Some(reason)),
-        TxVerdict::HandUp | TxVerdict::Cut(_) | TxVerdict::Fragment(_) | TxVerdict::TooBig { .. } => {
-            Err(None)
-        }
+        TxVerdict::Silent
+        | TxVerdict::HandUp
+        | TxVerdict::Cut(_)
+        | TxVerdict::Fragment(_)
+        | TxVerdict::TooBig { .. } => Err(None),
     }
 }
 
@@ -208,6 +212,7 @@ fn a_packet_that_came_by_two_paths_is_delivered_once() {
         duplicate: Some(Carrier::Direct { socket: SOCKET, to: endpoint(1) }),
         mtu: peer.mtu,
         offload: peer.offload,
+        silent: false,
         stats: peer.stats.clone(),
     }));
     let packet = udp(overlay(0), overlay(1), b"twice");
@@ -287,6 +292,7 @@ fn a_member_cannot_have_relayed_in_another_members_name() {
         duplicate: None,
         mtu: peer.mtu,
         offload: peer.offload,
+        silent: false,
         stats: peer.stats.clone(),
     }));
     let datagram = send(&sender, &udp(overlay(0), overlay(1), b"x")).expect("sent");
@@ -431,6 +437,7 @@ fn narrow(mtu: u16) -> Snapshot {
         duplicate: None,
         mtu,
         offload: false,
+        silent: false,
         stats: peer.stats.clone(),
     }));
     sender
@@ -513,6 +520,7 @@ fn the_mss_is_clamped_on_the_way_out_and_on_the_way_in() {
             duplicate: None,
             mtu: back,
             offload: false,
+            silent: false,
             stats: peer.stats.clone(),
         }));
         let (verdict, opened) = receive(&mut Rx::new(), &receiver, 0, &datagram);
@@ -520,6 +528,34 @@ fn the_mss_is_clamped_on_the_way_out_and_on_the_way_in() {
         let packet = &opened[packet];
         assert_eq!(mss(packet), expected);
         assert!(right(packet));
+    }
+}
+
+#[test]
+fn who_sends_to_a_silent_peer_is_told_and_the_packet_leaves_all_the_same() {
+    let mut sender = snapshot(0, None);
+    let peer = sender.peers[1].as_ref().expect("a peer");
+    sender.peers[1] = Some(Arc::new(PeerTx {
+        member: peer.member,
+        sealer: peer.sealer.clone(),
+        primary: peer.primary.clone(),
+        duplicate: None,
+        mtu: peer.mtu,
+        offload: peer.offload,
+        silent: true,
+        stats: peer.stats.clone(),
+    }));
+    let packet = udp(overlay(0), overlay(1), b"are you there?");
+    let (verdict, mut buf) = verdict(&sender, &packet);
+    assert!(matches!(verdict, TxVerdict::Silent));
+    let range = HEADROOM..HEADROOM + packet.len();
+    assert_eq!(buf[range.clone()], packet, "as it was: its sender gets a part of it back");
+    match Tx::new().process_all_the_same(&sender, NOW, &mut buf, range, &Meta::PLAIN) {
+        TxVerdict::Send { first, second: None } => {
+            let (mut rx, receiver) = (Rx::new(), snapshot(1, None));
+            assert_eq!(delivered(receive(&mut rx, &receiver, 0, &buf[first.range])), packet);
+        }
+        other => panic!("{other:?}"),
     }
 }
 

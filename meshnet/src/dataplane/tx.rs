@@ -54,6 +54,9 @@ pub enum TxVerdict {
         /// What the path carries, in bytes.
         mtu: u16,
     },
+    /// The owner of the destination answers on no path, though there are keys. Nothing was done: the sender has to be told,
+    /// and [`Tx::process_all_the_same`] sends it, for the owner may be back.
+    Silent,
     /// There is no session with the owner of the destination yet: the control plane queues it and makes one.
     HandUp,
     /// Dropped.
@@ -104,6 +107,32 @@ impl Tx {
         packet: Range<usize>,
         meta: &Meta,
     ) -> TxVerdict {
+        self.transform(snapshot, now, buf, packet, meta, false)
+    }
+
+    /// As [`Tx::process`], after [`TxVerdict::Silent`], which it never gives.
+    #[cold]
+    pub fn process_all_the_same(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Mono,
+        buf: &mut [u8],
+        packet: Range<usize>,
+        meta: &Meta,
+    ) -> TxVerdict {
+        self.transform(snapshot, now, buf, packet, meta, true)
+    }
+
+    #[inline]
+    fn transform(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Mono,
+        buf: &mut [u8],
+        packet: Range<usize>,
+        meta: &Meta,
+        all_the_same: bool,
+    ) -> TxVerdict {
         debug_assert!(packet.start >= HEADROOM && packet.end + TAILROOM <= buf.len());
         let Some(addresses) = packet::addresses(&buf[packet.clone()]) else {
             return TxVerdict::Drop(Drop::Malformed);
@@ -117,6 +146,9 @@ impl Tx {
         }
         let Some(slot) = snapshot.fib.lookup(&destination) else { return TxVerdict::Drop(Drop::NoRoute) };
         let Some(peer) = snapshot.peer(slot) else { return TxVerdict::HandUp };
+        if peer.silent && !all_the_same {
+            return TxVerdict::Silent;
+        }
         self.note(slot, now);
         if meta.segmentation != Segmentation::None {
             return match Split::new(&buf[packet], meta) {

@@ -534,6 +534,8 @@ impl Node {
                 peer.paths.set_keep(keep);
             }
             self.routing.timer.changed(now.mono);
+            // Who sends to it is told, or no longer.
+            self.dirty.snapshot = true;
         }
         let Some(peer) = self.peers.get_mut(&member) else { return };
         let unchanged = selection == peer.selection;

@@ -145,6 +145,7 @@ impl Node {
             duplicate,
             mtu: self.mtu_to(peer).unwrap_or(DEFAULT_MTU),
             offload: keypair.remote_capabilities.contains(Capabilities::OFFLOAD),
+            silent: peer.unresponsive(now.mono),
             stats: peer.stats.clone(),
         }))
     }

@@ -308,7 +308,12 @@ impl World {
         let range: Range<usize> = HEADROOM..HEADROOM + packet.len();
         buf[range.clone()].copy_from_slice(&packet);
         let host = &mut self.hosts[from];
-        let verdict = host.tx.process(&host.snapshot, self.now.mono, &mut buf, range, &Meta::PLAIN);
+        let mut verdict =
+            host.tx.process(&host.snapshot, self.now.mono, &mut buf, range.clone(), &Meta::PLAIN);
+        if matches!(verdict, TxVerdict::Silent) {
+            verdict =
+                host.tx.process_all_the_same(&host.snapshot, self.now.mono, &mut buf, range, &Meta::PLAIN);
+        }
         let active = host.tx.poll_active();
         match verdict {
             TxVerdict::Send { first, second } => {
@@ -321,7 +326,7 @@ impl World {
                     node.handle_inbound(self.now, Inbound::Packet(packet));
                 }
             }
-            TxVerdict::Cut(_) | TxVerdict::Fragment(_) | TxVerdict::TooBig { .. } => {
+            TxVerdict::Silent | TxVerdict::Cut(_) | TxVerdict::Fragment(_) | TxVerdict::TooBig { .. } => {
                 unreachable!("packets are plain and short")
             }
             TxVerdict::Drop(reason) => panic!("dropped: {reason:?}"),

@@ -235,10 +235,16 @@ impl Machine {
         let Some(running) = &mut self.running else { return Vec::new() };
         let (mut buf, inner) = framed(packet);
         let mut outputs = Vec::new();
-        match running.tx.process(&running.snapshot, now.mono, &mut buf, inner, &Meta::PLAIN) {
+        let (tx, snapshot) = (&mut running.tx, &running.snapshot);
+        let mut verdict = tx.process(snapshot, now.mono, &mut buf, inner.clone(), &Meta::PLAIN);
+        if matches!(verdict, TxVerdict::Silent) {
+            outputs.push(Output::Note("tells its sender that nobody answers".to_owned()));
+            verdict = tx.process_all_the_same(snapshot, now.mono, &mut buf, inner, &Meta::PLAIN);
+        }
+        match verdict {
             TxVerdict::Send { first, second } => outputs.extend(datagrams(&buf, first, second)),
             TxVerdict::HandUp => running.node.handle_inbound(now, Inbound::Packet(packet.to_vec())),
-            TxVerdict::Cut(_) => unreachable!("packets are plain, and no TCP"),
+            TxVerdict::Cut(_) | TxVerdict::Silent => unreachable!("packets are plain, and no TCP"),
             TxVerdict::Fragment(fragments) => {
                 for index in 0..fragments.count() {
                     let mut fragment = vec![0; fragments.len_of(index)];

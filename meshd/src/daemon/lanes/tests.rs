@@ -302,6 +302,7 @@ impl World {
                 duplicate,
                 mtu: u16::MAX,
                 offload: self.offload,
+                silent: false,
                 stats: Arc::default(),
             };
             snapshot.peers[number as usize] = Some(Arc::new(peer));

@@ -173,7 +173,13 @@ impl Sender {
         let snapshot = self.snapshot.load();
         let tos = if snapshot.copy_tos { packet::tos(&self.arena[inner.clone()]) } else { 0 };
         self.outbox.mark(tos);
-        match self.tx.process(snapshot, now, &mut self.arena, inner.clone(), meta) {
+        let mut verdict = self.tx.process(snapshot, now, &mut self.arena, inner.clone(), meta);
+        if matches!(verdict, TxVerdict::Silent) {
+            let counters = &self.shared.counters[self.thread].answers;
+            self.answers.answer(counters, now, &self.arena[inner.clone()], Error::Unreachable);
+            verdict = self.tx.process_all_the_same(snapshot, now, &mut self.arena, inner.clone(), meta);
+        }
+        match verdict {
             TxVerdict::Send { first, second } => {
                 for outgoing in std::iter::once(first).chain(second) {
                     free = free.max(outgoing.range.end.next_multiple_of(ALIGNMENT));
@@ -187,7 +193,8 @@ impl Sender {
             TxVerdict::Fragment(fragments) => free = self.fragment(now, &fragments, inner, free),
             TxVerdict::TooBig { mtu } => self.refuse(now, inner, Reason::TooBig, Error::TooBig { mtu }),
             TxVerdict::Drop(Reason::NoRoute) => self.refuse(now, inner, Reason::NoRoute, Error::NoRoute),
-            TxVerdict::HandUp => self.hand_up(inner, meta),
+            // The latter was dealt with above.
+            TxVerdict::HandUp | TxVerdict::Silent => self.hand_up(inner, meta),
             TxVerdict::Drop(reason) => self.counters().drop_tx(reason),
         }
         if let Some(slot) = self.tx.poll_active() {

@@ -9,7 +9,7 @@ use crate::dataplane::meta::{Checksum, Offloads, Segmentation};
 use crate::dataplane::packet::Layout;
 
 /// A TCP super-packet over IPv4 with timestamps, and its metadata.
-fn tcp(from: IpAddr, to: IpAddr, size: u16, len: usize) -> (Vec<u8>, Meta) {
+pub(super) fn tcp(from: IpAddr, to: IpAddr, size: u16, len: usize) -> (Vec<u8>, Meta) {
     let (IpAddr::V4(from), IpAddr::V4(to)) = (from, to) else { panic!("IPv4 only") };
     let mut packet = vec![0x45, 0];
     packet.extend(((52 + len) as u16).to_be_bytes());
@@ -30,7 +30,7 @@ fn tcp(from: IpAddr, to: IpAddr, size: u16, len: usize) -> (Vec<u8>, Meta) {
 }
 
 /// Lets `sender` know what the peer in slot 1 can do, and where it is reached too.
-fn peer_with(sender: &mut Snapshot, offload: bool, duplicate: Option<Carrier>) {
+pub(super) fn peer_with(sender: &mut Snapshot, offload: bool, duplicate: Option<Carrier>) {
     let peer = sender.peers[1].as_ref().expect("a peer");
     sender.peers[1] = Some(Arc::new(PeerTx {
         member: peer.member,
@@ -39,6 +39,7 @@ fn peer_with(sender: &mut Snapshot, offload: bool, duplicate: Option<Carrier>) {
         duplicate,
         mtu: peer.mtu,
         offload,
+        silent: false,
         stats: peer.stats.clone(),
     }));
 }
@@ -46,11 +47,22 @@ fn peer_with(sender: &mut Snapshot, offload: bool, duplicate: Option<Carrier>) {
 /// Passes a packet through the sender's transform, with so much room for segments; returns the datagrams on the chosen
 /// path and on the second one.
 fn send_all(snapshot: &Snapshot, packet: &[u8], meta: &Meta, room: usize) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    send_all_by(&mut Tx::new(), snapshot, packet, meta, room)
+}
+
+/// As [`send_all`], by this transform.
+pub(super) fn send_all_by(
+    tx: &mut Tx,
+    snapshot: &Snapshot,
+    packet: &[u8],
+    meta: &Meta,
+    room: usize,
+) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     let mut buf = vec![0xee; HEADROOM + packet.len() + TAILROOM + room];
     let inner = HEADROOM..HEADROOM + packet.len();
     buf[inner.clone()].copy_from_slice(packet);
     let (mut first, mut second) = (Vec::new(), Vec::new());
-    match Tx::new().process(snapshot, NOW, &mut buf, inner.clone(), meta) {
+    match tx.process(snapshot, NOW, &mut buf, inner.clone(), meta) {
         TxVerdict::Send { first: one, second: other } => {
             first.push(buf[one.range].to_vec());
             second.extend(other.map(|other| buf[other.range].to_vec()));

@@ -62,6 +62,7 @@ fn sealed(world: &mut World, from: u32, to: &Node, lane: Lane, content: &[u8]) -
         duplicate: None,
         mtu: u16::MAX,
         offload: false,
+        silent: false,
         stats: Arc::default(),
     };
     let mut buf = vec![0; meshnet::dataplane::HEADROOM + content.len() + meshnet::dataplane::TAILROOM];
