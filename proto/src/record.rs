@@ -14,8 +14,10 @@ pub const MAX_SUBNETS: usize = 256;
 /// Most links in a record.
 pub const MAX_LINKS: usize = 256;
 
-/// Most confirmations in a record.
+/// Most confirmations in a record that name the member.
 pub const MAX_CONFIRMS: usize = 64;
+/// Most confirmations in a record beside those, in short.
+pub const MAX_SHORT_CONFIRMS: usize = 1024;
 
 /// Which of the origin's key epochs still count.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -123,6 +125,10 @@ pub struct Record {
     pub floor: Option<KeyFloor>,
     /// New key epochs of members that are rotating, which this one knows and makes handshakes to.
     pub confirms: Vec<(MemberId, KeyEpochNumber)>,
+    /// More of them than there is room for in `confirms`: the first 4 bytes of a hash over member and number.
+    pub short_confirms: Vec<u32>,
+    /// The newest trust bundle that it knows; older nodes do not tell.
+    pub bundle: Option<u32>,
     /// Its plan, as an operator, that all replace their keys.
     pub plan: Option<KeyPlan>,
 }
@@ -140,6 +146,8 @@ impl Body for Record {
             Err(Error::TooLong("links"))
         } else if self.confirms.len() > MAX_CONFIRMS {
             Err(Error::TooLong("confirms"))
+        } else if self.short_confirms.len() > MAX_SHORT_CONFIRMS {
+            Err(Error::TooLong("short confirms"))
         } else if self.plan.as_ref().is_some_and(|plan| plan.without.len() > MAX_WITHOUT) {
             Err(Error::TooLong("without"))
         } else {
@@ -184,6 +192,12 @@ impl Body for Record {
             Some(value) => Some(KeyPlan::parse(value)?),
             None => None,
         };
+        let bundle =
+            fields.optional(163)?.map(|value| exact(value, "bundle").map(u32::from_be_bytes)).transpose()?;
+        let short_confirms = match fields.optional(164)? {
+            Some(value) => parse_short_confirms(value)?,
+            None => Vec::new(),
+        };
         fields.finish()?;
         Ok(Record {
             mesh,
@@ -200,6 +214,8 @@ impl Body for Record {
             links,
             floor,
             confirms,
+            short_confirms,
+            bundle,
             plan,
         })
     }
@@ -260,6 +276,13 @@ impl Body for Record {
         if let Some(plan) = &self.plan {
             put_field(out, 162, &plan.to_bytes());
         }
+        if let Some(bundle) = &self.bundle {
+            put_field(out, 163, &bundle.to_be_bytes());
+        }
+        if !self.short_confirms.is_empty() {
+            let value: Vec<u8> = self.short_confirms.iter().flat_map(|mark| mark.to_be_bytes()).collect();
+            put_field(out, 164, &value);
+        }
     }
 }
 
@@ -277,6 +300,17 @@ fn parse_confirms(value: &[u8]) -> Result<Vec<(MemberId, KeyEpochNumber)>, Error
         confirms.push((MemberId(reader.array()?), KeyEpochNumber(reader.u32()?)));
     }
     Ok(confirms)
+}
+
+fn parse_short_confirms(value: &[u8]) -> Result<Vec<u32>, Error> {
+    let (marks, rest) = value.as_chunks::<4>();
+    if !rest.is_empty() {
+        return Err(Error::InvalidField("short confirms"));
+    }
+    if marks.len() > MAX_SHORT_CONFIRMS {
+        return Err(Error::TooLong("short confirms"));
+    }
+    Ok(marks.iter().map(|mark| u32::from_be_bytes(*mark)).collect())
 }
 
 fn whole<'a, T>(

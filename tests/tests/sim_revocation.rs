@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meshnet::membership::{AuthoritySecret, succeed};
+use meshnet::membership::{AuthoritySecret, IdentitySecret, succeed};
 use meshnet_tests::sim::{Link, MachineId, NatKind, Spec, World, seeds};
 use proto::certificate::{Issuer, Roles};
 use proto::revocation::{Revocation, RevocationTarget};
@@ -121,18 +121,20 @@ fn what_a_revoked_operator_had_revoked_stays_so_for_those_who_hear_of_it_last() 
     revoke(&mut world, op, a);
     world.run_for(SECOND);
     let now_s = world.machine(r).now(world.elapsed().as_micros() as u64).wall.seconds();
-    let by_authority = world
-        .authority()
-        .sign_revocation(Revocation {
-            mesh: world.machine(r).disk.trust.mesh(),
-            target: RevocationTarget::Member(world.machine(op).member()),
-            created_s: now_s,
-            cutoff_s: now_s,
-            reason: 1,
-            issuer: Issuer::Root(world.authority().key_id()),
-        })
-        .unwrap();
-    world.ask(r, |node, now| node.add_revocation(now, by_authority)).unwrap();
+    let by_authority = Revocation {
+        mesh: world.machine(r).disk.trust.mesh(),
+        target: RevocationTarget::Member(world.machine(op).member()),
+        created_s: now_s,
+        cutoff_s: now_s,
+        reason: 1,
+        issuer: Issuer::Root(world.authority().key_id()),
+    };
+    let with_taken_over = world.ask(r, |node, _| node.with_taken_over(by_authority));
+    assert_eq!(with_taken_over.len(), 2);
+    for revocation in with_taken_over {
+        let signed = world.authority().sign_revocation(revocation).unwrap();
+        world.ask(r, |node, now| node.add_revocation(now, signed)).unwrap();
+    }
     world.run_for(SECOND);
     // The one that comes back has never heard of either, and the operator's certificate may be gone from its cache.
     world.machine_mut(c).disk.cache.clear();
@@ -144,6 +146,63 @@ fn what_a_revoked_operator_had_revoked_stays_so_for_those_who_hear_of_it_last() 
         world.machine(machine).node().unwrap().membership().revocations().digest()
     };
     assert_eq!(digest(&world, c), digest(&world, b));
+}
+
+#[test]
+fn what_a_thief_revokes_with_an_operators_key_is_undone_when_the_operator_is_revoked() {
+    for seed in seeds(2) {
+        let (mut world, [r, op, a, b, c]) = mesh(seed);
+        // One that was away hears of it last.
+        world.crash(b);
+        world.run_for(SECOND);
+        revoke(&mut world, op, a);
+        revoke(&mut world, op, c);
+        world.run_for(5 * SECOND);
+        assert!(knows(&world, r, a) && knows(&world, r, c) && knows(&world, c, c));
+        let by_authority = Revocation {
+            mesh: world.machine(r).disk.trust.mesh(),
+            target: RevocationTarget::Member(world.machine(op).member()),
+            created_s: 0,
+            // All that it has done is undone.
+            cutoff_s: 0,
+            reason: 1,
+            issuer: Issuer::Root(world.authority().key_id()),
+        };
+        let signed = world.authority().sign_revocation(by_authority).unwrap();
+        world.ask(r, |node, now| node.add_revocation(now, signed)).unwrap();
+        world.start(b);
+        world.run_until("a and c are back", 60 * SECOND, |world| {
+            [r, a, b, c].iter().all(|machine| {
+                let member = world.machine(op).member();
+                let node = world.machine(*machine).node().unwrap();
+                node.membership().len() == 4 && node.membership().get(member).is_none()
+            })
+        });
+        world.run_for(10 * SECOND);
+        let flows = [(a, c), (c, a), (a, b), (b, c)].map(|(x, y)| world.flow(x, y, EVERY));
+        world.run_for(5 * SECOND);
+        for flow in flows {
+            let report = world.finish(flow);
+            assert!(report.arrived > 900, "{report:?}");
+        }
+        // Its key is of no use any more, whatever time it claims.
+        let target = RevocationTarget::Member(world.machine(a).member());
+        let node = world.machine(op).disk.identity;
+        let forged = IdentitySecret::from_bytes(&node)
+            .sign_revocation(Revocation {
+                mesh: world.machine(r).disk.trust.mesh(),
+                target,
+                created_s: 0,
+                cutoff_s: 0,
+                reason: 1,
+                issuer: Issuer::Member(
+                    world.machine(op).member(),
+                    world.machine(op).disk.certificate.body().serial,
+                ),
+            })
+            .unwrap();
+        assert!(world.ask(b, |node, now| node.add_revocation(now, forged)).is_err());
+    }
 }
 
 #[test]

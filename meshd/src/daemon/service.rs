@@ -289,6 +289,10 @@ impl Service {
                 let name = name.map(|name| name.to_string()).unwrap_or_default();
                 warn!(peer = %name, %member, "revoked");
             }
+            Event::Readmitted { member, name } => {
+                let name = name.map(|name| name.to_string()).unwrap_or_default();
+                warn!(peer = %name, %member, "readmitted: the operator who had revoked it was revoked");
+            }
             Event::PeerUp { name, member } => {
                 info!(peer = %name, %member, "connected");
                 self.history.session(now, &name, HappeningKind::Connected);

@@ -114,10 +114,15 @@ impl Service {
                     reason: request.reason,
                     issuer: Issuer::Root(authority.key_id()),
                 };
-                authority
-                    .sign_revocation(revocation)
-                    .map_err(RevokeError::from)
-                    .and_then(|signed| parts.node.add_revocation(now, signed))
+                let mut ended = Ok(Vec::new());
+                for revocation in parts.node.with_taken_over(revocation) {
+                    ended = ended.and_then(|mut ended| {
+                        let signed = authority.sign_revocation(revocation)?;
+                        ended.extend(parts.node.add_revocation(now, signed)?);
+                        Ok::<_, RevokeError>(ended)
+                    });
+                }
+                ended
             }
             None => parts.node.revoke(now, target, cutoff_s, request.reason),
         };
@@ -266,7 +271,8 @@ impl Service {
                 Ok(()) => {
                     info!(name = %old.name, %member, until_s = renewed.body().not_after_s, "certificate renewed")
                 }
-                Err(error) => warn!(%error, %member, "a renewed certificate was not accepted"),
+                // Its own certificate may go back to an authority that was just replaced.
+                Err(error) => debug!(%error, %member, "a renewed certificate was not accepted"),
             },
             // An issuer may not sign what another has allowed: somebody else is asked as well.
             Err(error) => debug!(%error, name = %old.name, "cannot renew this certificate"),

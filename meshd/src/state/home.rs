@@ -110,7 +110,7 @@ impl Home {
         import_revocations(&mut membership, wall, &self.state.objects(Kind::Revocations)?);
         let issuer = self.issuer.as_ref().map(|issuer| issuer.signed().clone());
         // The own certificate verified on loading; it is refused here only if it has been revoked.
-        let _ = membership.add_certificate(wall, self.certificate.signed().clone(), issuer);
+        let _ = membership.keep_certificate(wall, self.certificate.signed().clone(), issuer);
         let cached: Vec<Signed<Certificate>> = self
             .state
             .objects(Kind::Records)?
@@ -123,7 +123,7 @@ impl Home {
             .into_iter()
             .partition(|signed| matches!(signed.body().issuer, proto::certificate::Issuer::Root(_)));
         for signed in by_root.into_iter().chain(by_member) {
-            let _ = membership.add_certificate(wall, signed, None);
+            let _ = membership.keep_certificate(wall, signed, None);
         }
         Ok(membership)
     }
@@ -155,8 +155,11 @@ fn load_certificate(
     let own = parsed.next().flatten().ok_or_else(nonsense)?;
     let issuer = parsed.next().map(|issuer| issuer.ok_or_else(nonsense)).transpose()?;
     let refused = |source| HomeError::Certificate { path: state.file(Kind::Certificate), source };
-    let issuer =
-        issuer.map(|issuer| VerifiedCertificate::verify(chain, issuer, None)).transpose().map_err(refused)?;
-    let own = VerifiedCertificate::verify(chain, own, issuer.as_ref()).map_err(refused)?;
+    // The authority may have been replaced since it was written: the new certificate then comes from the others.
+    let issuer = issuer
+        .map(|issuer| VerifiedCertificate::verify_kept(chain, issuer, None))
+        .transpose()
+        .map_err(refused)?;
+    let own = VerifiedCertificate::verify_kept(chain, own, issuer.as_ref()).map_err(refused)?;
     Ok((own, issuer))
 }

@@ -4,6 +4,10 @@
 //! a threshold of version n's roots and by a threshold of its own; the recovery key of version n can stand in for
 //! version n's roots where those are lost or stolen. Versions follow each other without gaps, and each names the hash of
 //! the one before.
+//!
+//! Whoever has stolen a root can sign a next version as well as its owner. So that the owner has the last word, a version
+//! signed by the recovery key takes the place of another of the same number that was not, with all that followed it; and
+//! only the recovery key can name another recovery key.
 
 use std::collections::BTreeSet;
 
@@ -36,6 +40,8 @@ pub enum Extended {
     Added,
     /// The chain has it.
     Known,
+    /// The version, signed by the recovery key, took the place of one that was not, and of those after it.
+    Replaced,
 }
 
 /// Why a version of a trust bundle is refused.
@@ -79,6 +85,9 @@ pub enum BundleError {
     /// Too few of its own roots signed it.
     #[error("the trust bundle is not signed by enough of its own roots")]
     NewThreshold,
+    /// It names another recovery key, and the one before did not sign it.
+    #[error("the trust bundle changes the recovery key without its signature")]
+    RecoveryChanged,
     /// It does not fit into a bundle.
     #[error("the trust bundle is too long")]
     TooLong,
@@ -142,13 +151,16 @@ impl TrustChain {
             if known.hash() == next.hash() {
                 return Ok(Extended::Known);
             }
-            // Only a bundle that would have been accepted in place of the known one proves a fork.
             let before = index.checked_sub(1).and_then(|before| self.versions.get(before));
-            return Err(match before.map(|before| check_successor(before, &next)) {
-                Some(Ok(())) => BundleError::Fork(bundle.version),
-                Some(Err(error)) => error,
-                None => BundleError::MeshIdMismatch,
-            });
+            let before = before.ok_or(BundleError::MeshIdMismatch)?;
+            // Only a bundle that would have been accepted in place of the known one proves a fork.
+            check_successor(before, &next)?;
+            if is_by_recovery(before, known) || !is_by_recovery(before, &next) {
+                return Err(BundleError::Fork(bundle.version));
+            }
+            self.versions.truncate(index);
+            self.versions.push(next);
+            return Ok(Extended::Replaced);
         }
         if index > self.versions.len() {
             return Err(gap);
@@ -184,6 +196,34 @@ impl TrustChain {
     /// The root key of the newest version that `id` names.
     pub fn root(&self, id: &[u8; 8]) -> Option<&IdentityKey> {
         self.current().roots.iter().find(|root| root_key_id(root) == *id)
+    }
+
+    /// The root key that `id` names, in the newest version or any before: for what was verified when that was trusted, and
+    /// has been kept since.
+    pub(super) fn root_ever(&self, id: &[u8; 8]) -> Option<&IdentityKey> {
+        self.versions.iter().rev().flat_map(|one| &one.body().roots).find(|root| root_key_id(root) == *id)
+    }
+
+    /// The version since which `root` is trusted without a break; `None` if it is not.
+    pub fn trusted_since(&self, root: &IdentityKey) -> Option<u32> {
+        let newest_first = self.versions.iter().rev();
+        newest_first.take_while(|one| one.body().roots.contains(root)).last().map(|one| one.body().version)
+    }
+
+    /// Whether the recovery key has signed version `version`.
+    pub fn is_by_recovery(&self, version: u32) -> bool {
+        let index = version as usize;
+        let (Some(before), Some(one)) = (index.checked_sub(2), index.checked_sub(1)) else { return false };
+        match (self.versions.get(before), self.versions.get(one)) {
+            (Some(before), Some(one)) => is_by_recovery(before, one),
+            _ => false,
+        }
+    }
+
+    /// The newest version that the recovery key has signed, and those after it: they convince whoever follows a fork.
+    pub fn since_recovery(&self) -> &[SignedBundle] {
+        let newest = (2..=self.version()).rev().find(|version| self.is_by_recovery(*version));
+        newest.map_or(&[], |version| self.after(version - 1))
     }
 
     fn newest(&self) -> &SignedBundle {
@@ -280,13 +320,20 @@ fn check_successor(before: &SignedBundle, next: &SignedBundle) -> Result<(), Bun
         return Err(BundleError::WrongPrevious);
     }
     let enough_old = signers(next, &old.roots) >= usize::from(old.threshold);
-    if !enough_old && signers(next, std::slice::from_ref(&old.recovery)) == 0 {
+    if !enough_old && !is_by_recovery(before, next) {
         return Err(BundleError::OldThreshold);
     }
     if signers(next, &new.roots) < usize::from(new.threshold) {
         return Err(BundleError::NewThreshold);
     }
+    if new.recovery != old.recovery && !is_by_recovery(before, next) {
+        return Err(BundleError::RecoveryChanged);
+    }
     Ok(())
+}
+
+fn is_by_recovery(before: &SignedBundle, next: &SignedBundle) -> bool {
+    signers(next, std::slice::from_ref(&before.body().recovery)) == 1
 }
 
 /// How many of the distinct keys `roots` have signed `bundle`.

@@ -146,10 +146,32 @@ impl VerifiedCertificate {
         signed: Signed<Certificate>,
         issuer: Option<&VerifiedCertificate>,
     ) -> Result<Self, CertificateError> {
+        Self::verify_by(trust, TrustChain::root, signed, issuer)
+    }
+
+    /// As [`VerifiedCertificate::verify`], for one that verified once and was kept on this node's disk: its root may have
+    /// been replaced since.
+    ///
+    /// # Errors
+    /// [`CertificateError`].
+    pub fn verify_kept(
+        trust: &TrustChain,
+        signed: Signed<Certificate>,
+        issuer: Option<&VerifiedCertificate>,
+    ) -> Result<Self, CertificateError> {
+        Self::verify_by(trust, TrustChain::root_ever, signed, issuer)
+    }
+
+    fn verify_by(
+        trust: &TrustChain,
+        root: impl for<'a> Fn(&'a TrustChain, &[u8; 8]) -> Option<&'a IdentityKey>,
+        signed: Signed<Certificate>,
+        issuer: Option<&VerifiedCertificate>,
+    ) -> Result<Self, CertificateError> {
         let certificate = signed.body();
         check_content(trust.current(), certificate)?;
         let key = match &certificate.issuer {
-            Issuer::Root(id) => trust.root(id).ok_or(CertificateError::UnknownRoot)?,
+            Issuer::Root(id) => root(trust, id).ok_or(CertificateError::UnknownRoot)?,
             Issuer::Member(member, serial) => {
                 let issuer = issuer.ok_or(CertificateError::UnknownIssuer)?.body();
                 if issuer.member != *member || issuer.serial < *serial || issuer.mesh != certificate.mesh {

@@ -35,4 +35,6 @@ pub use issue::{DEFAULT_LIFETIME_S, IssueError, Request, Signer, issue};
 pub use revocation::{MAX_REVOCATIONS, RevocationError, RevocationSet};
 pub use secret::{AuthoritySecret, BadSignature, IdentitySecret, verify_join, verify_request};
 pub use source::{MAX_OWNERS, MAX_SOURCES, SourceTable, SourceTableBuilder};
-pub use table::{AddError, Added, Claimed, Clash, MAX_FORMER_OPERATORS, MAX_MEMBERS, Member, Membership};
+pub use table::{
+    AddError, Added, Claimed, Clash, MAX_FORMER_OPERATORS, MAX_MEMBERS, Member, Membership, Revoked,
+};

@@ -1,11 +1,15 @@
 //! The table of members: what of certificates, key epochs, revocations, and trust bundles is known here, and what follows.
 //!
 //! Certificates arrive in any order and from anybody, and all nodes must come to the same table: the certificate with the
-//! highest serial counts for a member, a revocation counts for good, and of two members certified for one address or name
+//! highest serial counts for a member, the same revocations are in force ([`super::RevocationSet`]), and of two members certified for one address or name
 //! the same one wins everywhere ([`Membership::owner`]).
 //!
 //! Nothing is forgotten because the clock says that it has expired: a clock can jump. Expired members merely have no
 //! rights, and make room for others when the table is full.
+//!
+//! A trust bundle that drops a root leaves those whom it certified without support ([`Membership::unsupported`]). They stay
+//! for as long as the owner of the table likes, so that their new certificates, by another root, can arrive over the
+//! sessions that they have; but nothing else that the dropped root has signed is taken any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -30,6 +34,18 @@ pub const MAX_MEMBERS: usize = 4096;
 
 /// Bound on the revoked operators whose certificates are kept, to verify what they had revoked.
 pub const MAX_FORMER_OPERATORS: usize = 256;
+
+/// Bound on the revoked members that are kept, for the case that the revocation is undone.
+const MAX_FORMER: usize = 1024;
+
+/// What follows from a revocation.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Revoked {
+    /// Members that are out, whose sessions are to be closed and whose records dropped.
+    pub ended: Vec<MemberId>,
+    /// Members that are in again: an operator that had revoked them was revoked, and nobody has taken that over.
+    pub readmitted: Vec<MemberId>,
+}
 
 /// A member: a certificate that verifies and was not revoked, and the key epochs known.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,6 +101,9 @@ pub enum AddError {
     /// It, its member, its key, or its issuer was revoked.
     #[error("the certificate was revoked")]
     Revoked,
+    /// Its issuer was revoked, and it was not known here before.
+    #[error("the certificate is by an issuer that was revoked")]
+    IssuerRevoked,
     /// Another certificate of this member has the same serial: an alarm, an issuer's state was copied or rolled back.
     #[error("two different certificates of serial {} exist", .0.0)]
     Conflict(Serial),
@@ -127,6 +146,8 @@ pub struct Membership {
     revocations: RevocationSet,
     /// Operators that were revoked. What they had revoked stays so, and everybody must be able to verify it.
     former_operators: BTreeMap<MemberId, VerifiedCertificate>,
+    /// Members that were revoked.
+    former: BTreeMap<MemberId, Member>,
     members: BTreeMap<MemberId, Member>,
     by_key: BTreeMap<TransportKey, (MemberId, KeyEpochNumber)>,
     addresses: BTreeMap<IpAddr, BTreeSet<Claim>>,
@@ -140,6 +161,7 @@ impl Membership {
             trust,
             revocations: RevocationSet::new(),
             former_operators: BTreeMap::new(),
+            former: BTreeMap::new(),
             members: BTreeMap::new(),
             by_key: BTreeMap::new(),
             addresses: BTreeMap::new(),
@@ -189,11 +211,55 @@ impl Membership {
             }
             return Err(AddError::Revoked);
         }
+        // When it was issued, its issuer has said itself: whoever stole the issuer's key says what he likes.
+        if matches!(certificate.issuer, Issuer::Member(issuer, _) if self.revocations.has_member(issuer)) {
+            return Err(AddError::IssuerRevoked);
+        }
         let verified = self.verify(signed, issuer)?;
         if known.is_some_and(|known| known.body().serial == serial) {
             return Err(AddError::Conflict(serial));
         }
         if known.is_none() && self.members.len() >= MAX_MEMBERS && !self.evict_expired(wall) {
+            return Err(AddError::Full);
+        }
+        Ok(self.store(verified))
+    }
+
+    /// Takes a certificate that this node has taken before and kept on its own disk: the root that it goes back to may have
+    /// been dropped, or its issuer revoked, since.
+    ///
+    /// # Errors
+    /// [`AddError`]; the table is unchanged then.
+    pub fn keep_certificate(
+        &mut self,
+        wall: UnixMs,
+        signed: Signed<Certificate>,
+        issuer: Option<Signed<Certificate>>,
+    ) -> Result<Added, AddError> {
+        let certificate = signed.body();
+        let member = certificate.member;
+        match self.members.get(&member).map(|known| &known.certificate) {
+            Some(known) if *known.signed() == signed => return Ok(Added::Known),
+            Some(known) if certificate.serial <= known.body().serial => return Ok(Added::Older),
+            _ => {}
+        }
+        if self.revocations.ends(certificate) {
+            return Err(AddError::Revoked);
+        }
+        let issuer = match certificate.issuer {
+            Issuer::Root(_) => None,
+            Issuer::Member(by, serial) => {
+                let in_table = self.members.get(&by).map(|issuer| issuer.certificate.clone());
+                let kept =
+                    issuer.and_then(|one| VerifiedCertificate::verify_kept(&self.trust, one, None).ok());
+                in_table.filter(|one| one.body().serial >= serial).or(kept)
+            }
+        };
+        let verified = VerifiedCertificate::verify_kept(&self.trust, signed, issuer.as_ref())?;
+        if self.members.len() >= MAX_MEMBERS
+            && !self.members.contains_key(&member)
+            && !self.evict_expired(wall)
+        {
             return Err(AddError::Full);
         }
         Ok(self.store(verified))
@@ -242,33 +308,74 @@ impl Membership {
         }
     }
 
-    /// Takes a revocation. Returns the members that it ends, whose sessions are to be closed and whose records dropped, or
-    /// `None` if it was known.
+    /// Takes a revocation. Returns what follows from it, or `None` if it was known.
     ///
     /// # Errors
     /// [`RevocationError`]; nothing changed then.
     pub fn add_revocation(
         &mut self,
         revocation: Signed<Revocation>,
-    ) -> Result<Option<Vec<MemberId>>, RevocationError> {
-        let operator = match revocation.body().issuer {
+    ) -> Result<Option<Revoked>, RevocationError> {
+        let operator = self.operator_behind(&revocation);
+        let news = self.revocations.insert(&self.trust, operator.as_ref(), revocation)?;
+        Ok(news.then(|| self.apply_revocations()))
+    }
+
+    /// Takes a revocation that this node has taken before and kept on its own disk: the root that signed it may have been
+    /// dropped since. Returns as [`Membership::add_revocation`].
+    ///
+    /// # Errors
+    /// [`RevocationError`]; nothing changed then.
+    pub fn keep_revocation(
+        &mut self,
+        revocation: Signed<Revocation>,
+    ) -> Result<Option<Revoked>, RevocationError> {
+        let operator = self.operator_behind(&revocation);
+        let news = self.revocations.keep(&self.trust, operator.as_ref(), revocation)?;
+        Ok(news.then(|| self.apply_revocations()))
+    }
+
+    fn operator_behind(&self, revocation: &Signed<Revocation>) -> Option<VerifiedCertificate> {
+        match revocation.body().issuer {
             Issuer::Root(_) => None,
             Issuer::Member(member, _) => self.certificate_of_operator(member).cloned(),
-        };
-        if !self.revocations.insert(&self.trust, operator.as_ref(), revocation)? {
-            return Ok(None);
         }
+    }
+
+    /// Takes out who is revoked, and in who is not any more.
+    fn apply_revocations(&mut self) -> Revoked {
         let ended =
             self.members.iter().filter(|(_, member)| self.revocations.ends(member.certificate.body()));
         let ended: Vec<_> = ended.map(|(id, _)| *id).collect();
         for id in &ended {
-            let certificate = self.members.get(id).map(|member| member.certificate.clone());
-            if let Some(certificate) = certificate.filter(|one| one.body().roles.contains(Roles::OPERATOR)) {
-                self.keep_operator(certificate);
+            let Some(member) = self.members.get(id).cloned() else { continue };
+            if member.certificate.body().roles.contains(Roles::OPERATOR) {
+                self.keep_operator(member.certificate.clone());
             }
             self.remove(*id);
+            if self.former.len() < MAX_FORMER {
+                self.former.insert(*id, member);
+            }
         }
-        Ok(Some(ended))
+        let back: Vec<MemberId> = self
+            .former
+            .iter()
+            .filter(|(_, member)| !self.revocations.ends(member.certificate.body()))
+            .map(|(id, _)| *id)
+            .collect();
+        let mut readmitted = Vec::new();
+        for id in back {
+            let Some(member) = self.former.remove(&id).filter(|_| !self.members.contains_key(&id)) else {
+                continue;
+            };
+            self.store(member.certificate);
+            if let Some(known) = self.members.get_mut(&id) {
+                known.epochs = member.epochs;
+            }
+            self.index_keys(id, Vec::new());
+            readmitted.push(id);
+        }
+        Revoked { ended, readmitted }
     }
 
     /// The certificate by which a revocation of `member`'s is verified: the member's own, even if it was revoked since.
@@ -284,34 +391,42 @@ impl Membership {
         }
     }
 
-    /// Takes the next version of the trust bundle. Returns the members whose certificates it no longer supports, and who
-    /// are out of the table until they show newer ones; or `None` if the version was known.
+    /// Takes the next version of the trust bundle. Returns whether it is news. Members whose certificates it no longer
+    /// supports stay: see [`Membership::unsupported`].
     ///
     /// # Errors
     /// [`BundleError`]; nothing changed then. [`BundleError::Fork`] is an alarm.
-    pub fn add_bundle(&mut self, bundle: SignedBundle) -> Result<Option<Vec<MemberId>>, BundleError> {
-        if self.trust.extend(bundle)? == Extended::Known {
-            return Ok(None);
-        }
-        let supported = |member: &&Member| {
-            let certificate = &member.certificate;
-            let issuer = match certificate.body().issuer {
-                Issuer::Root(_) => None,
-                Issuer::Member(issuer, _) => self.members.get(&issuer).map(|issuer| &issuer.certificate),
-            };
-            let root_holds = |certificate: &VerifiedCertificate| match certificate.body().issuer {
-                Issuer::Root(id) => self.trust.root(&id).is_some(),
-                Issuer::Member(..) => false,
-            };
-            match certificate.body().issuer {
-                Issuer::Root(_) => root_holds(certificate),
-                Issuer::Member(..) => issuer.is_some_and(root_holds),
-            }
+    pub fn add_bundle(&mut self, bundle: SignedBundle) -> Result<bool, BundleError> {
+        Ok(self.trust.extend(bundle)? != Extended::Known)
+    }
+
+    /// Members whose certificates go back to a root that is trusted no more, or to an issuer that is no member any more.
+    pub fn unsupported(&self) -> Vec<MemberId> {
+        let without = self.members.keys().filter(|member| !self.is_supported(**member));
+        without.copied().collect()
+    }
+
+    /// Whether a member's certificate goes back to a root that is trusted, by an issuer that is a member.
+    pub fn is_supported(&self, member: MemberId) -> bool {
+        let Some(member) = self.members.get(&member) else { return false };
+        let root_holds = |certificate: &VerifiedCertificate| match certificate.body().issuer {
+            Issuer::Root(id) => self.trust.root(&id).is_some(),
+            Issuer::Member(..) => false,
         };
-        let ended = self.members.iter().filter(|(_, member)| !supported(member));
-        let ended: Vec<_> = ended.map(|(id, _)| *id).collect();
-        ended.iter().for_each(|id| self.remove(*id));
-        Ok(Some(ended))
+        match member.certificate.body().issuer {
+            Issuer::Root(_) => root_holds(&member.certificate),
+            Issuer::Member(issuer, _) => {
+                self.members.get(&issuer).is_some_and(|issuer| root_holds(&issuer.certificate))
+            }
+        }
+    }
+
+    /// Takes members without support out of the table, until they show newer certificates; `but` stays. Returns them.
+    pub fn drop_unsupported(&mut self, but: MemberId) -> Vec<MemberId> {
+        let mut dropped = self.unsupported();
+        dropped.retain(|member| *member != but);
+        dropped.iter().for_each(|member| self.remove(*member));
+        dropped
     }
 
     /// A member by id. Its time may be over: see [`Membership::is_honoured`].
@@ -412,6 +527,7 @@ impl Membership {
             return Ok(VerifiedCertificate::verify(&self.trust, signed, None)?);
         };
         let in_table = self.members.get(&issuer_id).map(|issuer| &issuer.certificate);
+        let in_table = in_table.filter(|_| self.is_supported(issuer_id));
         if let Some(in_table) = in_table.filter(|in_table| in_table.body().serial >= serial) {
             return Ok(VerifiedCertificate::verify(&self.trust, signed, Some(in_table))?);
         }

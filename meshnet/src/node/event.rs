@@ -139,6 +139,13 @@ pub enum Event {
         /// Its name, if it was known.
         name: Option<Name>,
     },
+    /// A member, maybe this node, is one again: who had revoked it was an operator that was itself revoked.
+    Readmitted {
+        /// The member.
+        member: MemberId,
+        /// Its name.
+        name: Option<Name>,
+    },
     /// A session with this member was made, by handshake, while there was none.
     PeerUp {
         /// The member.

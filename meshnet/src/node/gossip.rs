@@ -110,7 +110,7 @@ impl Node {
                     && let Ok(certificate) = Signed::<Certificate>::parse(object)
                     && certificate.body().member != self.me.member
                 {
-                    let refused = self.membership.add_certificate(now.wall, certificate, None).is_err();
+                    let refused = self.membership.keep_certificate(now.wall, certificate, None).is_err();
                     self.stats.objects_refused += u64::from(refused && round == 1);
                 }
             }
@@ -244,7 +244,10 @@ impl Node {
     ) {
         let member = certificate.body().member;
         match self.membership.add_certificate(now.wall, certificate, issuer) {
-            Ok(Added::New | Added::Renewed) => {
+            Ok(added @ (Added::New | Added::Renewed)) => {
+                if added == Added::Renewed {
+                    self.pass_on_certificate(now, member);
+                }
                 self.certificate_is_new(now, member);
                 self.retry_waiting(now, member);
             }
@@ -307,6 +310,7 @@ impl Node {
         self.gossip.push(now.mono, origin, Some(from));
         self.events.push_back(Event::CacheChanged);
         self.note_keys_of(now, origin);
+        self.note_bundle_of(now, origin, from);
         self.routing.timer.changed(now.mono);
         let Some(record) = self.lsdb.get(origin).map(|entry| entry.record()) else { return };
         let lists_me = record.links.iter().any(|link| link.member == self.me.member);
@@ -318,6 +322,9 @@ impl Node {
             }
             if known.certificate().body().serial < serial {
                 what |= Frame::GET_CERTIFICATE;
+            } else if known.certificate().body().serial > serial {
+                // It does not know that it was renewed.
+                self.send_objects(now, origin, origin, Frame::GET_CERTIFICATE);
             }
             if what != 0 {
                 self.send_frames(now, from, None, &[Frame::Get { member: origin, what }]);
@@ -348,7 +355,7 @@ impl Node {
     }
 
     /// Sends objects of `member` to a peer: `what` is a set of the `GET_` bits.
-    fn send_objects(&mut self, now: Now, to: MemberId, member: MemberId, what: u8) {
+    pub(super) fn send_objects(&mut self, now: Now, to: MemberId, member: MemberId, what: u8) {
         let frames: Vec<Frame> =
             self.objects_of(member, what).into_iter().flat_map(|object| frames_of(&object)).collect();
         self.send_frames(now, to, None, &frames);
@@ -423,7 +430,8 @@ impl Node {
         let (candidates, subnets, links) =
             (self.own_candidates(), self.own_subnets(now.wall), self.own_links(now));
         let left_out = self.plan.as_ref().map_or(0, |plan| plan.without.len());
-        let confirms = self.own_confirms(now.mono, candidates.len() + subnets.len() + links.len() + left_out);
+        let used = candidates.len() + subnets.len() + links.len() + left_out;
+        let (confirms, short_confirms) = self.own_confirms(now.mono, used);
         let content = Record {
             mesh: self.membership.mesh(),
             member: self.me.member,
@@ -439,6 +447,8 @@ impl Node {
             links,
             floor: Some(self.keys.floor()),
             confirms,
+            short_confirms,
+            bundle: Some(self.membership.trust().version()),
             plan: self.plan.clone(),
         };
         let identity = &self.me.identity;

@@ -7,6 +7,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`authority`] | replacing the mesh's authority |
 //! | [`config`] | what a node is made from |
 //! | [`event`] | what goes in and comes out |
 //! | `handshakes` | handshake datagrams, and when to make sessions |
@@ -16,6 +17,7 @@
 //! | `mtu` | how long packets to a peer may be |
 //! | `join` | passing join datagrams between joiner and inviter |
 //! | [`plan`] | replacing the transport keys of the whole mesh |
+//! | `reissue` | members that a new trust bundle leaves without support |
 //! | `renewal` | asking for new certificates before they end |
 //! | [`rotation`] | replacing this node's transport key |
 //! | `publish` | routes, and the data plane's snapshot |
@@ -23,6 +25,7 @@
 //! | `trust` | revocations and trust bundles |
 //! | `status` | what people and scripts see |
 
+pub mod authority;
 pub mod config;
 mod control;
 pub mod event;
@@ -34,6 +37,7 @@ mod mtu;
 mod peer;
 pub mod plan;
 mod publish;
+mod reissue;
 mod renewal;
 mod resend;
 pub mod rotation;
@@ -53,9 +57,11 @@ use proto::record::KeyPlan;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+pub use authority::{Rollover, RolloverError, RolloverMember, Stage, Work};
 pub use config::{KeyRing, NodeConfig, NodeError, OwnEpoch, PeerPolicy, Settings, Socket};
 pub use event::{Event, Inbound, JoinOrigin, Route, Transmit};
 pub use plan::PlanError;
+pub use reissue::REISSUE_PATIENCE;
 pub use rotation::{Phase, RotateError};
 pub use trust::{RevokeError, import_revocations};
 pub use view::{
@@ -120,6 +126,7 @@ pub struct Node {
     gossip: gossip::Gossip,
     keys: rotation::OwnKeys,
     renewal: renewal::Renewal,
+    reissue: reissue::Reissue,
     /// Its own plan, as an operator.
     plan: Option<KeyPlan>,
     dirty: Dirty,
@@ -220,7 +227,7 @@ impl Node {
         if config.identity.public() != body.identity {
             return Err(NodeError::WrongIdentity);
         }
-        membership.add_certificate(now.wall, config.certificate, config.issuer)?;
+        membership.keep_certificate(now.wall, config.certificate, config.issuer)?;
         for epoch in config.keys.epochs() {
             membership.add_key_epoch(epoch.signed.clone())?;
         }
@@ -284,6 +291,7 @@ impl Node {
             resend: resend::Requests::default(),
             keys,
             renewal: renewal::Renewal::default(),
+            reissue: reissue::Reissue::default(),
             plan: config.plan,
             dirty: Dirty { record: true, snapshot: true, ..Dirty::default() },
             chores_at: now.mono,
@@ -296,6 +304,7 @@ impl Node {
         node.slots.get(node.me.member);
         node.import_cache(now, &config.cache);
         node.replace_restored_key(now);
+        node.note_support(now);
         node.compute_routes(now);
         node.settle(now);
         Ok(node)
@@ -386,6 +395,7 @@ impl Node {
         }
         self.drive_gossip(now);
         self.drive_rotation(now);
+        self.drive_reissue(now);
         if self.routing.timer.fire(now.mono, self.membership.len()) {
             self.compute_routes(now);
         }
@@ -408,6 +418,7 @@ impl Node {
             self.lsdb.poll_timeout(now.mono),
             self.gossip.flush_at(),
             self.keys.poll_timeout(),
+            self.reissue.poll_timeout(),
         ];
         peers.chain(others.into_iter().flatten()).fold(self.chores_at, Mono::min)
     }

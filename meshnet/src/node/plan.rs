@@ -18,6 +18,7 @@ use proto::certificate::Roles;
 use proto::id::{KeyEpochNumber, MemberId};
 use proto::record::{KeyPlan, MAX_WITHOUT};
 
+use super::rotation::confirmed_in;
 use super::view::{PlanMember, PlanState, PlanView};
 use super::{Node, Phase};
 use crate::membership::CLOCK_TOLERANCE_S;
@@ -178,7 +179,7 @@ impl Node {
             return true;
         }
         let record = self.lsdb.get(member).map(|entry| entry.record());
-        record.is_some_and(|record| record.confirms.iter().any(|(who, known)| *who == of && *known >= number))
+        record.is_some_and(|record| confirmed_in(record, of, number).is_some_and(|known| known >= number))
     }
 
     /// How far the plan in force is; `None` without one.

@@ -40,11 +40,19 @@ fn is_due(now: Now, certificate: &Certificate, part: u64) -> bool {
 }
 
 impl Node {
+    /// The own certificate holds no longer: its end is not waited for, nor the chores.
+    pub(super) fn ask_for_renewal_now(&mut self) {
+        self.renewal.ask_at = None;
+    }
+
     /// Asks for a new certificate where the own one needs it.
     pub(super) fn renew_if_due(&mut self, now: Now) {
         let Some(own) = self.membership.get(self.me.member) else { return };
         let certificate = own.certificate().body();
-        if !is_due(now, certificate, 3) || self.renewal.ask_at.is_some_and(|at| at > now.mono) {
+        let unsupported = !self.membership.is_supported(self.me.member);
+        if !(unsupported || is_due(now, certificate, 3))
+            || self.renewal.ask_at.is_some_and(|at| at > now.mono)
+        {
             return;
         }
         let seconds_left = certificate.not_after_s as i64 - now.wall.seconds() as i64;
@@ -85,7 +93,8 @@ impl Node {
     pub(super) fn handle_renew(&mut self, now: Now, from: MemberId) {
         let Some(known) = self.membership.get(from) else { return };
         // Half of it may be over at a clock that is ahead of the asker's.
-        if is_due(now, known.certificate().body(), 2) && self.membership.is_honoured(now.wall, from) {
+        let due = is_due(now, known.certificate().body(), 2) || !self.membership.is_supported(from);
+        if due && self.membership.is_honoured(now.wall, from) {
             self.events.push_back(Event::Renew { member: from });
         }
     }
@@ -105,6 +114,9 @@ impl Node {
         frames.extend(frames_of(&certificate.to_bytes()));
         let added = self.membership.add_certificate(now.wall, certificate, issuer)?;
         if matches!(added, Added::New | Added::Renewed) {
+            if added == Added::Renewed {
+                self.pass_on_certificate(now, member);
+            }
             self.certificate_is_new(now, member);
             self.send_frames(now, member, None, &frames);
         }

@@ -24,7 +24,7 @@ use std::time::Duration;
 use proto::frame::Frame;
 use proto::id::{KeyEpochNumber, MemberId, TransportKey};
 use proto::key_epoch::KeyEpoch;
-use proto::record::{KeyFloor, MAX_CONFIRMS};
+use proto::record::{KeyFloor, MAX_CONFIRMS, MAX_SHORT_CONFIRMS, Record};
 use proto::signed::OBJECT_MAX_LEN;
 
 use super::config::{KeyRing, OwnEpoch};
@@ -452,7 +452,7 @@ impl Node {
     pub(super) fn note_keys_of(&mut self, now: Now, origin: MemberId) {
         let Some(record) = self.lsdb.get(origin).map(|entry| entry.record()) else { return };
         let me = self.me.member;
-        let confirms = record.confirms.iter().find(|(member, _)| *member == me).map(|(_, number)| *number);
+        let confirms = confirmed_in(record, me, self.keys.announced());
         let (floor, announced) = (record.floor, record.key_epoch);
         if origin == me {
             return;
@@ -472,16 +472,16 @@ impl Node {
         }
         let rotating = floor.accepted < announced;
         let own = self.lsdb.get(me).map(|own| own.record());
-        let told = own.is_some_and(|own| own.confirms.iter().any(|(member, _)| *member == origin));
+        let told = own.is_some_and(|own| confirmed_in(own, origin, announced).is_some());
         if rotating || told {
             self.dirty.record = true;
         }
     }
 
-    /// The confirmations for the own record: members that are rotating, and whose new epoch is known here. `used` is the
-    /// number of candidates, subnets, and links that the record has already.
-    pub(super) fn own_confirms(&self, now: Mono, used: usize) -> Vec<(MemberId, KeyEpochNumber)> {
-        let room = OBJECT_MAX_LEN.saturating_sub(RECORD_REST + used * 22) / 20;
+    /// The confirmations for the own record: members that are rotating, and whose new epoch is known here; those for which
+    /// there is no room in short. `used` is the number of candidates, subnets, and links that the record has already.
+    pub(super) fn own_confirms(&self, now: Mono, used: usize) -> (Vec<(MemberId, KeyEpochNumber)>, Vec<u32>) {
+        let room = OBJECT_MAX_LEN.saturating_sub(RECORD_REST + used * 22);
         let rotating = self.lsdb.live(now).filter_map(|(member, entry)| {
             let (record, known) = (entry.record(), self.membership.get(member)?);
             let rotates = record.floor.is_some_and(|floor| floor.accepted < record.key_epoch);
@@ -489,7 +489,11 @@ impl Node {
                 known.epochs().newest().is_some_and(|newest| newest.body().number >= record.key_epoch);
             (rotates && knows && member != self.me.member).then_some((member, record.key_epoch))
         });
-        rotating.take(room.min(MAX_CONFIRMS)).collect()
+        let mut confirms: Vec<_> = rotating.collect();
+        let rest = confirms.split_off(confirms.len().min(room / 20).min(MAX_CONFIRMS));
+        let room = room.saturating_sub(confirms.len() * 20) / 4;
+        let short = rest.iter().map(|(member, number)| confirm_mark(*member, *number));
+        (confirms, short.take(room.min(MAX_SHORT_CONFIRMS)).collect())
     }
 
     /// A key epoch of our own may be known that is newer than what is on our disk: it was restored from a backup. The key
@@ -583,6 +587,19 @@ impl Node {
         let waits = |peer: &&super::Peer| sends_with_older(peer, newest) && !peer.unresponsive(now.mono);
         self.peers.values().filter(waits).map(|peer| peer.member).collect()
     }
+}
+
+/// A confirmation in short. That two are the same by chance, and so a member is taken to know what it does not, costs it the
+/// round trip of a stale-key answer.
+fn confirm_mark(member: MemberId, number: KeyEpochNumber) -> u32 {
+    let hash = crate::crypto::hash(&[b"meshnet confirm", &member.0, &number.0.to_be_bytes()]);
+    u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]])
+}
+
+/// Which key epoch of `of` a record confirms; `newest` is the one that is waited for.
+pub(super) fn confirmed_in(record: &Record, of: MemberId, newest: KeyEpochNumber) -> Option<KeyEpochNumber> {
+    let named = record.confirms.iter().find(|(member, _)| *member == of).map(|(_, number)| *number);
+    named.or_else(|| record.short_confirms.contains(&confirm_mark(of, newest)).then_some(newest))
 }
 
 /// Whether a peer's session sends with a keypair that was made with an older key of ours.

@@ -209,7 +209,8 @@ impl World {
                     Event::Pong { .. } => host.events.push("pong".into()),
                     Event::Undeliverable { error, .. } => host.events.push(format!("{error:?}")),
                     Event::SaveKeys { .. } | Event::KeysRotated { .. } => {}
-                    Event::RevocationsChanged | Event::BundlesChanged | Event::Revoked { .. } => {}
+                    Event::RevocationsChanged | Event::BundlesChanged => {}
+                    Event::Revoked { .. } | Event::Readmitted { .. } => {}
                     Event::Renew { .. } | Event::CertificateChanged | Event::CertificateEnds { .. } => {}
                     Event::Routes(_) | Event::Wider(_) | Event::Join { .. } => {}
                 }

@@ -12,7 +12,7 @@ use proto::signed::Signed;
 
 use super::gossip::frames_of;
 use super::{Event, Node};
-use crate::membership::{BundleError, Membership, RevocationError};
+use crate::membership::{BundleError, Membership, RevocationError, member_id};
 use crate::session::Advert;
 use crate::time::{Now, UnixMs};
 
@@ -38,6 +38,8 @@ pub enum RevokeError {
 impl Node {
     /// Revokes as an operator. Returns the members whose membership that ended; empty if it was known.
     ///
+    /// What an operator that is revoked had revoked before the cutoff is taken over: this node signs it too.
+    ///
     /// # Errors
     /// [`RevokeError`]; nothing has changed then.
     pub fn revoke(
@@ -59,8 +61,38 @@ impl Node {
             reason,
             issuer: Issuer::Member(own.member, own.serial),
         };
-        let signed = self.me.identity.sign_revocation(revocation)?;
-        self.add_revocation(now, signed)
+        let mut ended = Vec::new();
+        for revocation in self.with_taken_over(revocation) {
+            let signed = self.me.identity.sign_revocation(revocation)?;
+            ended.extend(self.add_revocation(now, signed)?);
+        }
+        Ok(ended)
+    }
+
+    /// What has to be signed to revoke something: if that is an operator, first what it has revoked before the cutoff, which
+    /// would be undone otherwise.
+    pub fn with_taken_over(&self, revocation: Revocation) -> Vec<Revocation> {
+        let operator = match &revocation.target {
+            RevocationTarget::Member(member) => Some(*member),
+            RevocationTarget::Key(key) => Some(member_id(key)),
+            RevocationTarget::Serial(_) => None,
+        };
+        let signed = operator.into_iter().flat_map(|one| self.membership.revocations().signed_by(one));
+        let own = match revocation.issuer {
+            Issuer::Member(member, _) => Some(member),
+            Issuer::Root(_) => None,
+        };
+        let mut taken: Vec<Revocation> = signed
+            .filter(|one| one.created_s < revocation.cutoff_s)
+            .filter(|one| own.is_none_or(|own| one.target != RevocationTarget::Member(own)))
+            .map(|one| Revocation {
+                created_s: revocation.created_s,
+                issuer: revocation.issuer,
+                ..one.clone()
+            })
+            .collect();
+        taken.push(revocation);
+        taken
     }
 
     /// Takes a revocation that was signed elsewhere, by the authority for example, and tells everybody. Returns the
@@ -132,7 +164,10 @@ impl Node {
         from: Option<MemberId>,
     ) -> Result<Vec<MemberId>, RevokeError> {
         let names: Vec<_> = self.membership.iter().map(|(id, member)| (id, member.name().clone())).collect();
-        let Some(ended) = self.membership.add_revocation(revocation.clone())? else { return Ok(Vec::new()) };
+        let Some(revoked) = self.membership.add_revocation(revocation.clone())? else {
+            return Ok(Vec::new());
+        };
+        let ended = revoked.ended;
         let mut frames = self.operator_of(&revocation).map(|bytes| frames_of(&bytes)).unwrap_or_default();
         frames.push(Frame::Object(revocation.to_bytes()));
         let peers: Vec<MemberId> =
@@ -153,6 +188,12 @@ impl Node {
             let others: Vec<MemberId> = self.peers.keys().copied().collect();
             others.into_iter().for_each(|member| self.close_peer(now, member));
         }
+        for member in revoked.readmitted {
+            self.certificate_is_new(now, member);
+            let name = self.name_of(member);
+            self.events.push_back(Event::Readmitted { member, name });
+        }
+        self.note_support(now);
         self.trust_changed(now);
         self.events.push_back(Event::RevocationsChanged);
         Ok(ended)
@@ -164,7 +205,12 @@ impl Node {
             Err(BundleError::Gap { have, .. }) => {
                 self.send_frames(now, from, None, &[Frame::GetBundles { after: have }]);
             }
-            Err(_) => self.stats.objects_refused += 1,
+            Err(error) => {
+                self.stats.objects_refused += 1;
+                if matches!(error, BundleError::Fork(_) | BundleError::WrongPrevious) {
+                    self.correct_fork(now, from);
+                }
+            }
         }
     }
 
@@ -174,17 +220,18 @@ impl Node {
         bundle: SignedBundle,
         from: Option<MemberId>,
     ) -> Result<bool, BundleError> {
-        let Some(ended) = self.membership.add_bundle(bundle.clone())? else { return Ok(false) };
+        if !self.membership.add_bundle(bundle.clone())? {
+            return Ok(false);
+        }
         let frames = frames_of(&bundle.to_bytes());
         let peers: Vec<MemberId> =
             self.peers.values().filter(|peer| peer.up).map(|peer| peer.member).collect();
         for peer in peers.into_iter().filter(|peer| Some(*peer) != from) {
             self.send_frames(now, peer, None, &frames);
         }
-        for member in ended {
-            self.close_peer(now, member);
-        }
         self.trust_changed(now);
+        self.note_support(now);
+        self.renew_if_due(now);
         self.events.push_back(Event::BundlesChanged);
         Ok(true)
     }
@@ -207,7 +254,7 @@ impl Node {
         if version > own {
             self.send_frames(now, from, None, &[Frame::GetBundles { after: own }]);
         } else if version < own {
-            self.send_bundles(now, from, version);
+            self.bring_up(now, from, version);
         }
         if digest != self.membership.revocations().digest() {
             let summary = Frame::RevocationSummary(self.membership.revocations().summary());
@@ -236,7 +283,12 @@ impl Node {
         }
         let mut frames = Vec::new();
         let mut operators = std::collections::BTreeSet::new();
-        for revocation in revocations.differing(theirs).take(MAX_REVOCATIONS_AT_ONCE) {
+        // What a root has signed that was dropped nobody takes any more.
+        let trusted = |revocation: &&Signed<Revocation>| match revocation.body().issuer {
+            Issuer::Root(id) => self.membership.trust().root(&id).is_some(),
+            Issuer::Member(..) => true,
+        };
+        for revocation in revocations.differing(theirs).filter(trusted).take(MAX_REVOCATIONS_AT_ONCE) {
             if let Issuer::Member(operator, _) = revocation.body().issuer
                 && operators.insert(operator)
             {
@@ -273,11 +325,11 @@ pub fn import_revocations(membership: &mut Membership, wall: UnixMs, objects: &[
     // Issuers come before those they certified, whatever the order.
     for _ in 0..2 {
         for certificate in objects.iter().filter_map(|object| Signed::<Certificate>::parse(object).ok()) {
-            let _ = membership.add_certificate(wall, certificate, None);
+            let _ = membership.keep_certificate(wall, certificate, None);
         }
     }
     for revocation in objects.iter().filter_map(|object| Signed::<Revocation>::parse(object).ok()) {
-        let _ = membership.add_revocation(revocation);
+        let _ = membership.keep_revocation(revocation);
     }
 }
 

@@ -234,14 +234,15 @@ pub(crate) fn record() -> impl Strategy<Value = Record> {
     let confirm = (member(), any::<u32>()).prop_map(|(member, number)| (member, KeyEpochNumber(number)));
     let plan = (any::<u64>(), any::<bool>(), any::<u16>(), vec(member(), 0..=20))
         .prop_map(|(created_s, aborted, wave, without)| KeyPlan { created_s, aborted, wave, without });
-    let keys = (prop::option::of(floor), vec(confirm, 0..=40), prop::option::of(plan));
+    let trust = (vec(any::<u32>(), 0..=40), prop::option::of(any::<u32>()));
+    let keys = (prop::option::of(floor), vec(confirm, 0..=40), prop::option::of(plan), trust);
     (mesh(), member(), version, content, keys).prop_map(
         |(
             mesh,
             member,
             (boot, seq, created_s, certificate, key_epoch),
             (candidates, subnets, datacenter, relays, links),
-            (floor, confirms, plan),
+            (floor, confirms, plan, (short_confirms, bundle)),
         )| Record {
             mesh,
             member,
@@ -257,6 +258,8 @@ pub(crate) fn record() -> impl Strategy<Value = Record> {
             links,
             floor,
             confirms,
+            short_confirms,
+            bundle,
             plan,
         },
     )

@@ -15,7 +15,9 @@ use proto::id::{BootEpoch, IdentityKey, InvitationId, KeyEpochNumber, MemberId, 
 use proto::invitation::{Host, HostPort, Invitation, InvitationError, MAX_ENDPOINTS, MAX_URL_LEN};
 use proto::join::{JOIN_MAX_LEN, Join, MAX_PIECE_LEN, Piece, Stage};
 use proto::key_epoch::Capabilities;
-use proto::record::{KeyPlan, Link, MAX_CONFIRMS, MAX_LINKS, MAX_SUBNETS, MAX_WITHOUT, Record, Subnet};
+use proto::record::{
+    KeyPlan, Link, MAX_CONFIRMS, MAX_LINKS, MAX_SHORT_CONFIRMS, MAX_SUBNETS, MAX_WITHOUT, Record, Subnet,
+};
 use proto::signed::{Body, OBJECT_MAX_LEN, OBJECT_VERSION, Signed};
 use proto::stale::{STALE_KEY_MAX_LEN, StaleKey};
 use proto::{data, relay};
@@ -88,6 +90,9 @@ fn record_lists_are_limited() {
     refuses(&planning(MAX_WITHOUT + 1), Error::TooLong("without"));
     accepts(&confirming(MAX_CONFIRMS));
     refuses(&confirming(MAX_CONFIRMS + 1), Error::TooLong("confirms"));
+    let in_short = |count: usize| Record { short_confirms: vec![7; count], ..sample::record_minimal() };
+    accepts(&in_short(MAX_SHORT_CONFIRMS));
+    refuses(&in_short(MAX_SHORT_CONFIRMS + 1), Error::TooLong("short confirms"));
     refuses_to_sign(&with(0, 100_000), Error::TooLong("links"));
 }
 

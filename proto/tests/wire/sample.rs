@@ -121,8 +121,15 @@ pub(crate) fn record() -> Record {
         links: vec![Link { member: PEER, cost_us: 1500 }, Link { member: RELAY, cost_us: 32_000 }],
         floor: None,
         confirms: Vec::new(),
+        short_confirms: Vec::new(),
+        bundle: None,
         plan: None,
     }
+}
+
+/// The least that a member says of the trust bundle, and of more rotations than it has room to name.
+pub(crate) fn record_trust() -> Record {
+    Record { bundle: Some(7), short_confirms: vec![0x0102_0304, 0xf0f1_f2f3], ..record_minimal() }
 }
 
 /// The least that a member says while keys are rotated.

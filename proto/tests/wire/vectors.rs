@@ -222,6 +222,7 @@ vectors! {
     record: Signed<Record> = sign(sample::record());
     record_minimal: Signed<Record> = sign(sample::record_minimal());
     record_keys: Signed<Record> = sign(sample::record_keys());
+    record_trust: Signed<Record> = sign(sample::record_trust());
     revocation_member: Signed<Revocation> = sign(sample::revocation(RevocationTarget::Member(PEER)));
     revocation_serial: Signed<Revocation> = sign(sample::revocation(RevocationTarget::Serial(SERIAL)));
     revocation_key: Signed<Revocation> = sign(sample::revocation(RevocationTarget::Key(IDENTITY)));

@@ -136,6 +136,7 @@ impl World {
             keys: KeyRing::first(OwnEpoch { secret: transport, signed: epoch }),
             revocations: Vec::new(),
             certificate,
+            issuer: None,
             trust: self.trust.clone(),
             authority: None,
             plan: None,

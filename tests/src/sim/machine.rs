@@ -13,10 +13,12 @@ use meshnet::node::{Event, Inbound, KeyRing, Node, NodeConfig, Settings};
 use meshnet::path::SocketId;
 use meshnet::session::GateKey;
 use meshnet::time::{Mono, Now, UnixMs};
+use proto::certificate::{Certificate, Issuer, Roles};
 use proto::data::TrailerFlags;
 use proto::id::{BootEpoch, MemberId};
 use proto::lane::Lane;
 use proto::record::KeyPlan;
+use proto::signed::Signed;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -41,6 +43,8 @@ pub struct Disk {
     pub revocations: Vec<Vec<u8>>,
     /// The node's certificate.
     pub certificate: VerifiedCertificate,
+    /// The certificate of the member that issued it.
+    pub issuer: Option<Signed<Certificate>>,
     /// The trust bundles.
     pub trust: TrustChain,
     /// The seed of the authority's key, where it is kept.
@@ -151,7 +155,7 @@ impl Machine {
             gate: disk.gate.clone(),
             keys: disk.keys.clone(),
             certificate: disk.certificate.signed().clone(),
-            issuer: None,
+            issuer: disk.issuer.clone(),
             trust: disk.trust.clone(),
             revocations: disk.revocations.clone(),
             plan: disk.plan.clone(),
@@ -359,8 +363,20 @@ impl Machine {
                     self.disk.revocations = running.node.export_revocations();
                 }
                 Event::Renew { member } => {
-                    let Some(authority) = &self.disk.authority else { continue };
-                    let authority = AuthoritySecret::from_bytes(authority);
+                    let trust = running.node.membership().trust().clone();
+                    let authority = self.disk.authority.as_ref().map(AuthoritySecret::from_bytes);
+                    let authority = authority.filter(|one| trust.root(&one.key_id()).is_some());
+                    let identity = IdentitySecret::from_bytes(&self.disk.identity);
+                    let own = &self.disk.certificate;
+                    let issues = own.body().roles.contains(Roles::ISSUER) && own.body().member != member;
+                    let (signer, issuer) = match &authority {
+                        Some(authority) => (Signer::Root(authority), None),
+                        None if issues => {
+                            let signer = Signer::Member { secret: &identity, certificate: own };
+                            (signer, Some(own.signed().clone()))
+                        }
+                        None => continue,
+                    };
                     let Some(old) = running.node.membership().get(member) else { continue };
                     let old = old.certificate().body().clone();
                     let request = Request {
@@ -372,20 +388,31 @@ impl Machine {
                         constraints: old.constraints,
                         lifetime_s: old.not_after_s - old.not_before_s,
                     };
-                    let trust = running.node.membership().trust().clone();
-                    let signer = Signer::Root(&authority);
-                    let renewed =
-                        issue(now.wall, &trust, &signer, request, Some(old.serial), 7).expect("it may");
-                    running.node.add_certificate(now, renewed.signed().clone(), None).expect("it is newer");
+                    // An issuer may not renew other issuers, for example.
+                    let Ok(renewed) = issue(now.wall, &trust, &signer, request, Some(old.serial), 7) else {
+                        continue;
+                    };
+                    // Nor anybody, while its own certificate goes back to a root that was dropped.
+                    let _ = running.node.add_certificate(now, renewed.signed().clone(), issuer);
                 }
                 Event::CertificateChanged => {
-                    let own = running.node.membership().get(running.node.member()).expect("a member");
-                    self.disk.certificate = own.certificate().clone();
+                    let membership = running.node.membership();
+                    let own = membership.get(running.node.member()).expect("a member").certificate();
+                    self.disk.certificate = own.clone();
+                    self.disk.issuer = match own.body().issuer {
+                        Issuer::Member(issuer, _) => {
+                            membership.get(issuer).map(|one| one.certificate().signed().clone())
+                        }
+                        Issuer::Root(_) => None,
+                    };
                 }
                 Event::CertificateEnds { seconds_left } => {
                     outputs.push(Output::Note(format!("its certificate ends in {seconds_left} s")));
                 }
                 Event::BundlesChanged => self.disk.trust = running.node.membership().trust().clone(),
+                Event::Readmitted { member, .. } => {
+                    outputs.push(Output::Note(format!("readmitted: {member}")));
+                }
                 Event::Revoked { member, .. } => outputs.push(Output::Note(format!("revoked: {member}"))),
                 Event::PeerUp { name, .. } => outputs.push(Output::Note(format!("up: {name}"))),
                 Event::PeerDown { name, .. } => outputs.push(Output::Note(format!("down: {name}"))),

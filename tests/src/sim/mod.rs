@@ -15,6 +15,7 @@ mod flow;
 mod machine;
 mod nat;
 mod net;
+mod rollover;
 mod world;
 
 pub use build::Spec;
@@ -22,6 +23,7 @@ pub use flow::{Flow, MARKER, Report, packet};
 pub use machine::{Disk, Machine, Output, PowerCut, START};
 pub use nat::{Nat, NatKind};
 pub use net::{Arrival, Host, HostId, Link, NetStats, Site, SiteId, Underlay, Uplink};
+pub use rollover::Roller;
 pub use world::{Attacker, FlowId, MachineId, PORT, World};
 
 /// The seeds of a scenario: `count` of them, `MESHNET_SIM_RUNS` of them, or the one named by `MESHNET_SIM_SEED`.

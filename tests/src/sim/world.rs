@@ -87,6 +87,7 @@ pub struct World {
     /// The underlay; faults are made here.
     pub net: Underlay,
     pub(super) authority: AuthoritySecret,
+    recovery: AuthoritySecret,
     pub(super) trust: TrustChain,
     pub(super) gate: GateKey,
     pub(super) machines: Vec<Machine>,
@@ -117,9 +118,10 @@ impl World {
     pub fn new(seed: u64) -> World {
         let mut rng = StdRng::seed_from_u64(seed);
         let authority = AuthoritySecret::generate(&mut rng);
+        let recovery = AuthoritySecret::generate(&mut rng);
         let founding = Founding {
             name: Name::new("simulated").expect("a name"),
-            recovery: AuthoritySecret::generate(&mut rng).public(),
+            recovery: recovery.public(),
             network4: Some("10.99.0.0/16".parse().expect("a network")),
             created_s: START.seconds(),
         };
@@ -129,6 +131,7 @@ impl World {
             net: Underlay::new(rng.random()),
             trust: found(founding, &[&authority], 1).expect("one root and its threshold"),
             authority,
+            recovery,
             gate: Secret::random(&mut rng),
             rng,
             machines: Vec::new(),
@@ -186,6 +189,11 @@ impl World {
     /// The mesh's authority.
     pub fn authority(&self) -> &AuthoritySecret {
         &self.authority
+    }
+
+    /// The key that stands in for the authority.
+    pub fn recovery(&self) -> &AuthoritySecret {
+        &self.recovery
     }
 
     /// Ends a machine's daemon without warning; its disk stays.

@@ -98,17 +98,29 @@ fn an_authority_rotation_keeps_who_is_reissued_and_drops_the_rest() {
 
     let (old, new) = (root(1), root(2));
     let both = succeed(table.trust(), &[&old], 1, |b| b.roots.push(new.public())).unwrap();
-    assert_eq!(table.add_bundle(both.clone()), Ok(Some(Vec::new())));
-    assert_eq!(table.add_bundle(both), Ok(None));
+    assert_eq!(table.add_bundle(both.clone()), Ok(true));
+    assert_eq!(table.add_bundle(both), Ok(false));
+    assert_eq!(table.unsupported(), []);
     let previous = table.get(id(1)).map(|member| member.certificate().body().serial);
     let reissued = issue(days(1), table.trust(), &Signer::Root(&new), request(1), previous, 0).unwrap();
     assert_eq!(table.add_certificate(days(1), reissued.signed().clone(), None), Ok(Added::Renewed));
     let only_new = succeed(table.trust(), &[&old, &new], 2, |b| b.roots = vec![new.public()]).unwrap();
-    let ended = table.add_bundle(only_new).unwrap().unwrap();
-    assert_eq!(BTreeSet::from_iter(ended), BTreeSet::from([id(2), id(3), id(50)]));
+    assert_eq!(table.add_bundle(only_new), Ok(true));
+    let without = BTreeSet::from([id(2), id(3), id(50)]);
+    assert_eq!(BTreeSet::from_iter(table.unsupported()), without);
+    // They stay for a while, but nothing new by the old root gets in, not even through an issuer of its making.
+    let late = issue_root(&trust(), days(2), request(4)).signed().clone();
+    let refused = Err(AddError::Certificate(CertificateError::UnknownRoot));
+    assert_eq!(table.add_certificate(days(2), late, None), refused);
+    let leaf = issue_home(&trust(), days(2), &by, home_request(5)).unwrap();
+    let with_issuer = table.add_certificate(days(2), leaf.signed().clone(), Some(by.signed().clone()));
+    assert_eq!(with_issuer, refused);
+    let no_issuer = Err(AddError::Certificate(CertificateError::UnknownIssuer));
+    assert_eq!(table.add_certificate(days(2), leaf.signed().clone(), None), no_issuer);
+    assert_eq!(table.len(), 4);
+    assert_eq!(BTreeSet::from_iter(table.drop_unsupported(id(9))), without);
     assert_eq!(table.iter().map(|(id, _)| id).collect::<Vec<_>>(), [id(1)]);
     let stale = issue_root(&trust(), days(2), request(2)).signed().clone();
-    let refused = Err(AddError::Certificate(CertificateError::UnknownRoot));
     assert_eq!(table.add_certificate(days(2), stale, None), refused);
 }
 

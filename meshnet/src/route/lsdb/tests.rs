@@ -35,6 +35,8 @@ fn content(links: &[(u8, u32)]) -> Record {
         links: links.iter().map(|(n, cost_us)| Link { member: member(*n), cost_us: *cost_us }).collect(),
         floor: None,
         confirms: Vec::new(),
+        short_confirms: Vec::new(),
+        bundle: None,
         plan: None,
     }
 }
