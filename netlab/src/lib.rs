@@ -41,6 +41,7 @@ mod process;
 mod tool;
 pub mod wait;
 mod wire;
+pub mod writes;
 
 pub use capture::Capture;
 pub use engine::Engine;

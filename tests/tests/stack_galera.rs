@@ -1,8 +1,9 @@
 //! A real MariaDB Galera cluster across a real mesh, through every kind of outage, while somebody writes all the time.
 
 use meshnet_tests::net::{SETTLE, done, figure};
-use meshnet_tests::stack::galera::{Door, Writer, sql, wsrep};
+use meshnet_tests::stack::galera::{compare, door, sql, state};
 use meshnet_tests::stack::{Cluster, Node, Ran};
+use netlab::writes::Writer;
 use std::time::{Duration, Instant};
 
 const NODES: [&str; 3] = ["ams", "fra", "par"];
@@ -30,9 +31,9 @@ impl Scene {
         let started = Instant::now();
         worked(cluster.node("ams").stack(&["up", "--file", &cluster.file()]));
         figure("galera: up from nothing", seconds(started.elapsed()));
-        let writer = Writer::start(cluster.nodes.iter().map(|node| Door::of(node, STACK)).collect());
+        let writer = done(Writer::start(cluster.nodes.iter().map(|node| door(node, STACK)).collect()));
         let scene = Scene { cluster, writer };
-        scene.writer.goes_on(RETURN);
+        done(scene.writer.goes_on(RETURN));
         scene
     }
 
@@ -59,7 +60,7 @@ impl Scene {
     fn stands_still(&self, node: &str) {
         let node = self.cluster.node(node);
         let what = format!("{} to stand still", node.name);
-        done(netlab::wait::until(&what, RETURN, || match state(node) {
+        done(netlab::wait::until(&what, RETURN, || match state(node, STACK) {
             state if state.starts_with("non-Primary") => Ok(()),
             other => Err(other),
         }));
@@ -69,14 +70,14 @@ impl Scene {
     fn whole(&self, row: &str, since: Instant) {
         for node in &self.cluster.nodes {
             let what = format!("{} to be in step", node.name);
-            done(netlab::wait::until(&what, RETURN, || match state(node) {
+            done(netlab::wait::until(&what, RETURN, || match state(node, STACK) {
                 state if state == "Primary Synced 3" => Ok(()),
                 other => Err(other),
             }));
         }
-        self.writer.goes_on(RETURN);
+        done(self.writer.goes_on(RETURN));
         for node in &self.cluster.nodes {
-            let seen = self.writer.compare(node, STACK, since);
+            let seen = compare(&self.writer, node, STACK, since);
             assert_eq!(seen.lost, 0, "{row}: {} has not all that was acknowledged: {seen:?}", node.name);
             if node.name == NODES[0] {
                 let acknowledged = seen.acknowledged;
@@ -102,10 +103,6 @@ fn specification(buffer_pool_mb: u32) -> String {
     )
 }
 
-fn state(node: &Node) -> String {
-    ["cluster_status", "local_state_comment", "cluster_size"].map(|name| wsrep(node, STACK, name)).join(" ")
-}
-
 fn worked(ran: Ran) -> Ran {
     assert_eq!(ran.code, Some(0), "{}\n{}", ran.stdout, ran.stderr);
     ran
@@ -129,14 +126,14 @@ fn a_database_survives_every_outage_and_loses_no_acknowledged_write() {
         nix::sys::signal::Signal::SIGKILL,
     ));
     done(netlab::wait::until_true("its end to be noticed", RETURN, || {
-        state(cluster.node("ams")).ends_with(" 2")
+        state(cluster.node("ams"), STACK).ends_with(" 2")
     }));
     scene.whole("one killed, back by itself", since);
 
     // A container that stays away is brought back by `up`.
     let since = Instant::now();
     scene.docker(&["kill"], &["ams"]);
-    writer.goes_on(RETURN);
+    done(writer.goes_on(RETURN));
     worked(scene.up(&[]));
     scene.whole("one killed for good", since);
 
@@ -255,12 +252,12 @@ fn a_partition_stops_the_smaller_side_only_and_heals_by_itself() {
     let since = Instant::now();
     done(cluster.node("par").port.silence());
     scene.stands_still("par");
-    writer.goes_on(RETURN);
+    done(writer.goes_on(RETURN));
     let serving = Instant::now();
     let alone = worked_or_not(scene.up(&[]));
     assert!(alone.stderr.contains("par"), "{alone:?}");
     while serving.elapsed() < Duration::from_secs(80) {
-        writer.goes_on(RETURN);
+        done(writer.goes_on(RETURN));
     }
     assert!(sql_fails(cluster.node("par")), "who is cut off must not take writes");
     done(cluster.node("par").port.heal());
@@ -288,7 +285,7 @@ fn a_partition_stops_the_smaller_side_only_and_heals_by_itself() {
     let since = Instant::now();
     done(cluster.node("ams").port.silence());
     scene.stands_still("ams");
-    writer.goes_on(RETURN);
+    done(writer.goes_on(RETURN));
     scene.docker(&["kill"], &["fra", "par"]);
     done(cluster.node("ams").port.heal());
     done(netlab::wait::until_true("the nodes to answer again", RETURN, || {

@@ -2,6 +2,7 @@
 //! its network namespace), real images built from Debian's packages.
 
 pub mod galera;
+pub mod sites;
 
 use crate::net::{MESH, done, meshd};
 use netlab::mesh::Member;
@@ -75,7 +76,12 @@ impl Cluster {
                 scope.spawn(|| images.iter().for_each(|image| node.load(image)));
             }
         });
-        let directory = nodes[0].member.machine().directory().to_owned();
+        Cluster::of(nodes, lab)
+    }
+
+    /// These nodes of a lab.
+    fn of(nodes: Vec<Node>, lab: Lab) -> Cluster {
+        let directory = lab.directory().to_owned();
         Cluster { nodes, directory, _lab: lab }
     }
 
@@ -87,6 +93,14 @@ impl Cluster {
         let path = self.directory.join("stack.toml");
         done(std::fs::write(&path, text));
         path
+    }
+
+    /// As [`Cluster::node`].
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn node_mut(&mut self, name: &str) -> &mut Node {
+        self.nodes.iter_mut().find(|node| node.name == name).unwrap_or_else(|| panic!("no node {name}"))
     }
 
     /// Where [`Cluster::specify`] writes, as an argument.
