@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 
-/// The demo ends by itself before this.
-const LIMIT: Duration = Duration::from_secs(90);
+/// The demo of a mesh ends by itself before this.
+pub(super) const LIMIT: Duration = Duration::from_secs(90);
 
 /// What the last act and the clean-up may take.
 const RESERVE: Duration = Duration::from_secs(10);
@@ -39,11 +39,11 @@ pub(super) struct Interrupt {
 }
 
 impl Interrupt {
-    /// Takes the signals over. Must be called while the process has one thread.
+    /// Takes the signals over, and ends the demo before `limit`. Must be called while the process has one thread.
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub(super) fn install() -> anyhow::Result<Interrupt> {
+    pub(super) fn install(limit: Duration) -> anyhow::Result<Interrupt> {
         let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
         signals.thread_block()?;
         let interrupt = Interrupt { state: Arc::new(AtomicU8::new(NONE)) };
@@ -53,7 +53,7 @@ impl Interrupt {
         let on_signal = interrupt.clone();
         watch("signals", Box::new(move || on_signal.wait_for_signals(signals)))?;
         let on_time = interrupt.clone();
-        watch("clock", Box::new(move || on_time.watch_clock()))?;
+        watch("clock", Box::new(move || on_time.watch_clock(limit)))?;
         Ok(interrupt)
     }
 
@@ -82,13 +82,13 @@ impl Interrupt {
         }
     }
 
-    fn watch_clock(&self) {
+    fn watch_clock(&self, limit: Duration) {
         let start = Instant::now();
-        while start.elapsed() < LIMIT - Duration::from_secs(2) {
+        while start.elapsed() < limit - Duration::from_secs(2) {
             if self.state.load(Ordering::Acquire) == DISARMED {
                 return;
             }
-            if start.elapsed() > LIMIT - RESERVE {
+            if start.elapsed() > limit - RESERVE {
                 let _ = self.state.compare_exchange(NONE, TIME, Ordering::AcqRel, Ordering::Acquire);
             }
             std::thread::sleep(LOOK_EVERY);

@@ -18,6 +18,9 @@ const RED: &str = "\x1b[31m";
 const GREEN: &str = "\x1b[32m";
 const YELLOW: &str = "\x1b[33m";
 
+/// The longest line that is drawn over.
+const LINE_CHARS: usize = 70;
+
 /// A cell of the table of pairs.
 const CELL_CHARS: usize = 11;
 
@@ -135,6 +138,16 @@ impl Screen {
             let way = path.map_or_else(|| "no path".to_owned(), describe);
             let at = self.paint(DIM, &format!("{:5.1} s", self.at_s()));
             self.draw(&format!("{at}  sent {sent:6}  received {received:6}  {silence}, {way}\n"));
+        }
+    }
+
+    /// What goes on now, in a line; a terminal only.
+    pub(super) fn line_now(&mut self, text: &str) {
+        if let Mode::Live { .. } = self.mode {
+            let at = self.paint(DIM, &format!("{:5.1} s", self.at_s()));
+            // One line: what is longer would not be drawn over.
+            let text: String = text.chars().take(LINE_CHARS).collect();
+            self.draw(&format!("{at}  {text}\n"));
         }
     }
 

@@ -94,7 +94,22 @@ impl Fleet {
             Ok(member)
         }))
         .await;
-        members.into_iter().collect()
+        let mut members = members.into_iter().collect::<Result<Vec<_>, _>>()?;
+        if members.iter().any(|member| !member.reachable) {
+            // While a node is away, the others remember what it is.
+            let there = members.iter().filter(|member| member.reachable).map(|member| &member.name);
+            let answers = join_all(there.map(async |node| self.ask(node, &Request::GetSpecs).await)).await;
+            let mut known = BTreeMap::new();
+            for answer in answers.into_iter().flatten() {
+                if let Answer::Specs { architectures, .. } = answer {
+                    known.extend(architectures);
+                }
+            }
+            for member in members.iter_mut().filter(|member| member.arch.is_none()) {
+                member.arch = known.get(&member.name).copied();
+            }
+        }
+        Ok(members)
     }
 
     /// A connection to the agent of a node.
@@ -189,7 +204,7 @@ impl Fleet {
             join_all(self.contacts.keys().map(async |node| self.ask(node, &Request::GetSpecs).await)).await;
         let mut newest: BTreeMap<String, (u64, String)> = BTreeMap::new();
         for answer in answers.into_iter().flatten() {
-            let Answer::Specs { specs } = answer else { continue };
+            let Answer::Specs { specs, .. } = answer else { continue };
             for (stack, spec) in specs {
                 let known = newest.entry(stack).or_insert_with(|| spec.clone());
                 if spec.0 > known.0 {

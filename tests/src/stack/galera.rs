@@ -52,17 +52,11 @@ pub fn zookeeper_door(node: &Node, stack: &str) -> Door {
     }
 }
 
-fn zookeeper_client() -> [&'static str; 7] {
-    let level = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error";
-    [
-        "java",
-        "-Xmx48m",
-        "-XX:TieredStopAtLevel=1",
-        level,
-        "-cp",
-        "/usr/share/java/*",
-        "org.apache.zookeeper.ZooKeeperMain",
-    ]
+/// ZooKeeper's client, to be followed by its arguments. It acknowledges on its standard error.
+fn zookeeper_client() -> [&'static str; 4] {
+    let client = "exec java -Xmx48m -XX:TieredStopAtLevel=1 -Dorg.slf4j.simpleLogger.defaultLogLevel=error \
+                  -cp '/usr/share/java/*' org.apache.zookeeper.ZooKeeperMain \"$@\" 2>&1";
+    ["sh", "-c", client, "client"]
 }
 
 fn exec(node: &Node, stack: &str, component: &str, client: &[&str]) -> Box<dyn Fn() -> Command + Send> {

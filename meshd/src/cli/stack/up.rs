@@ -1,5 +1,6 @@
 //! `meshd stack up`, and what it shares with `down`: locks and progress.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use super::super::Global;
@@ -55,10 +56,13 @@ impl Args {
         let nodes: Vec<&str> = stack.nodes.keys().map(String::as_str).collect();
         let _locks = lock(fleet, &stack.name, &nodes).await?;
         let made_ms = apply::now_ms();
+        let architectures: BTreeMap<_, _> =
+            stack.nodes.iter().map(|(name, node)| (name.clone(), node.arch)).collect();
         for node in &nodes {
-            let (stack, text) = (stack.name.clone(), specified.text.clone());
+            let (stack, text, architectures) =
+                (stack.name.clone(), specified.text.clone(), architectures.clone());
             // A node that is away gets it with the next run.
-            let _ = fleet.ask(node, &Request::PutSpec { stack, text, made_ms }).await;
+            let _ = fleet.ask(node, &Request::PutSpec { stack, text, made_ms, architectures }).await;
         }
         let screen = Screen::new(global.json);
         for warning in &stack.warnings {

@@ -168,6 +168,9 @@ pub enum Request {
         text: String,
         /// When it was put in force, in milliseconds since the Unix epoch.
         made_ms: u64,
+        /// The architectures of its nodes: while one is away, nobody else could tell.
+        #[serde(default)]
+        architectures: BTreeMap<String, Arch>,
     },
     /// The specifications that are kept.
     GetSpecs,
@@ -276,6 +279,9 @@ pub enum Answer {
     Specs {
         /// By stack: when it was put in force, and the text.
         specs: BTreeMap<String, (u64, String)>,
+        /// The architectures of nodes, as they were at the last `up`.
+        #[serde(default)]
+        architectures: BTreeMap<String, Arch>,
     },
     /// It is done.
     Done,

@@ -27,6 +27,8 @@ use crate::state::atomic;
 const MAX_AUDIT_BYTES: u64 = 16 << 20;
 /// Longest specification that is kept, in bytes.
 const MAX_SPEC_BYTES: usize = 1 << 20;
+/// The file with the architectures of nodes.
+const ARCHITECTURES: &str = "architectures.json";
 /// How often the progress of a pull is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// How long a Galera replica may take to tell how far its data goes.
@@ -199,7 +201,7 @@ impl Worker {
                 }
                 Answer::Done
             }
-            Request::PutSpec { stack, text, made_ms } => {
+            Request::PutSpec { stack, text, made_ms, architectures } => {
                 anyhow::ensure!(text.len() <= MAX_SPEC_BYTES, "the specification is too long");
                 let path = self.spec_path(&stack)?;
                 let directory = path.parent().unwrap_or(&self.directory);
@@ -207,9 +209,13 @@ impl Worker {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 let bytes = serde_json::to_vec(&(made_ms, text))?;
                 atomic::replace(directory, &name, &bytes, 0o600).map_err(|(_, error)| error)?;
+                let known = architectures.into_iter();
+                let known = self.architectures().into_iter().chain(known).collect::<BTreeMap<_, _>>();
+                let bytes = serde_json::to_vec(&known)?;
+                atomic::replace(&self.directory, ARCHITECTURES, &bytes, 0o600).map_err(|(_, error)| error)?;
                 Answer::Done
             }
-            Request::GetSpecs => Answer::Specs { specs: self.specs() },
+            Request::GetSpecs => Answer::Specs { specs: self.specs(), architectures: self.architectures() },
             Request::Lock { .. } => anyhow::bail!("a lock belongs to a connection"),
         })
     }
@@ -343,6 +349,11 @@ impl Worker {
 
     fn spec_path(&self, stack: &str) -> io::Result<PathBuf> {
         Ok(self.directory.join("specs").join(format!("{}.json", checked(stack)?)))
+    }
+
+    fn architectures(&self) -> BTreeMap<String, Arch> {
+        let bytes = std::fs::read(self.directory.join(ARCHITECTURES)).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
     fn specs(&self) -> BTreeMap<String, (u64, String)> {
