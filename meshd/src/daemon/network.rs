@@ -73,6 +73,9 @@ impl Network {
             no_link_local: true,
             up: true,
         };
+        if let Err(error) = netlink.take_off_queue(index).await {
+            debug!(%error, "the device keeps its queueing discipline");
+        }
         netlink.set_link(index, &link).await?;
         let report = netlink.set_addresses(index, &addresses).await?;
         for (address, error) in report.refused {

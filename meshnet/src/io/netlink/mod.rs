@@ -11,10 +11,14 @@ mod watch;
 
 use std::io;
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use nix::errno::Errno;
-use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags};
+use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, LinkUnspec};
 use tokio::task::JoinHandle;
 
@@ -89,6 +93,31 @@ impl Netlink {
         }
         let request = self.handle.link().set(message.build());
         request.execute().await.map_err(|error| NetlinkError::new("set up the interface", error))
+    }
+
+    /// Takes the queueing discipline off interface `index` (`noqueue`, as devices of tunnels in the kernel have it). A TUN
+    /// device never says that it is full, so that nothing ever waits in one: it only costs time. And only without one does
+    /// a sender on this machine hear that its packet was dropped (`__dev_queue_xmit` gives it what `tun_net_xmit` says):
+    /// TCP then sends slower and the same packet again, and nothing is lost.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Request`]: `EPERM` without `CAP_NET_ADMIN`, `ENODEV` if the interface is gone.
+    pub async fn take_off_queue(&self, index: u32) -> Result<(), NetlinkError> {
+        let failed = |error| NetlinkError::new("take the queue off the interface", error);
+        let mut message = TcMessage::with_index(index.cast_signed());
+        message.header.parent = TcHandle::ROOT;
+        message.attributes.push(TcAttribute::Kind("noqueue".to_owned()));
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewQueueDiscipline(message));
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        let mut answers = self.handle.clone().request(request).map_err(failed)?;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload
+                && error.code.is_some()
+            {
+                return Err(failed(rtnetlink::Error::NetlinkError(error)));
+            }
+        }
+        Ok(())
     }
 
     /// Without link-local address the kernel sends no router solicitations into the overlay. Old kernels and those
@@ -207,7 +236,7 @@ mod tests {
     use std::future::Future;
 
     use super::*;
-    use crate::io::testing::{add_interface, in_namespace, ip_says};
+    use crate::io::testing::{add_interface, in_namespace, ip, ip_says};
 
     /// Runs `body` in a runtime on a thread in a namespace with an interface `net0`.
     pub(super) fn with_interface<F: Future<Output = ()>>(
@@ -238,6 +267,23 @@ mod tests {
             let link = ip_says("addr show dev net0");
             assert!(link.contains("mtu 1380") && link.contains("qlen 77") && link.contains("UP"), "{link}");
             assert!(!link.contains("fe80"), "{link}");
+        });
+    }
+
+    #[test]
+    fn an_interface_loses_its_queue_also_while_it_is_up_and_a_second_time() {
+        with_interface(|netlink, index| async move {
+            assert!(!ip_says("link show dev net0").contains("qdisc pfifo"));
+            ip("link set net0 up");
+            let tc = std::process::Command::new("tc")
+                .args(["qdisc", "replace", "dev", "net0", "root", "pfifo"])
+                .status();
+            assert!(tc.unwrap().success() && ip_says("link show dev net0").contains("qdisc pfifo"));
+            for _ in 0..2 {
+                netlink.take_off_queue(index).await.unwrap();
+                assert!(ip_says("link show dev net0").contains("qdisc noqueue"));
+            }
+            assert_eq!(netlink.take_off_queue(9999).await.unwrap_err().errno(), Some(Errno::ENODEV));
         });
     }
 
