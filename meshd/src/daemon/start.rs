@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::dns::Resolver;
-use super::lanes::{CHANNEL_LEN, Lanes, SOCKETS_MAX, Sockets};
+use super::lanes::{CHANNEL_LEN, Lanes, Queues, SOCKETS_MAX, Sockets};
 use super::network::{Forwarding, Network};
 use super::service::{Parts, Service};
 use super::store::{MAX_SAVED, Store};
@@ -173,7 +173,8 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
     let snapshot = Arc::new(ArcSwap::default());
     let (reports_tx, reports) = mpsc::channel(CHANNEL_LEN);
     let (lane_count, lanes_reason) = (lanes.count, lanes.reason);
-    let lanes = Lanes::start(&device.queues, sockets, snapshot.clone(), reports_tx)
+    let queues = Queues::of_lanes(&device.queues, lanes.count);
+    let lanes = Lanes::start(&queues, sockets, snapshot.clone(), reports_tx)
         .context("cannot start the data plane's threads")?;
     let certificate = home.certificate.body();
     info!(
@@ -333,8 +334,10 @@ fn describe(id: SocketId, socket: &udp::Socket) -> node::Socket {
     node::Socket { id, port: local.port(), ipv4: socket.serves(any4), ipv6: socket.serves(any6), bound }
 }
 
-fn open_device(config: &Config, path: &Path, queues: usize) -> Result<tun::Opened, Error> {
-    let options = tun::Options { name: config.interface.clone(), offload: config.offload, queues };
+/// A device with a queue for each of `lanes`, and another one for each if it takes so many.
+fn open_device(config: &Config, path: &Path, lanes: usize) -> Result<tun::Opened, Error> {
+    let options =
+        tun::Options { name: config.interface.clone(), offload: config.offload, queues: lanes, spare: lanes };
     tun::open(&options).map_err(|cause| match cause {
         cause if cause.is_permission() => Error::Permission(Permission(cause.to_string())),
         cause => Error::Interface { cause, config: path.to_owned() },

@@ -18,6 +18,8 @@ pub struct Counters {
     pub tx_batches: AtomicU64,
     /// Super-packets among them, which were cut.
     pub tx_super_packets: AtomicU64,
+    /// Packets of flows in bulk, which the others overtook before the device.
+    pub tx_bulk_packets: AtomicU64,
     /// Datagrams sent once more over another path because the relay that had them is gone.
     pub resent: AtomicU64,
     /// Datagrams received.
@@ -105,6 +107,7 @@ impl Counters {
             ("tx_bytes", &self.tx_bytes),
             ("tx_batches", &self.tx_batches),
             ("tx_super_packets", &self.tx_super_packets),
+            ("tx_bulk_packets", &self.tx_bulk_packets),
             ("resent", &self.resent),
             ("rx_datagrams", &self.rx_datagrams),
             ("rx_bytes", &self.rx_bytes),
@@ -168,7 +171,7 @@ mod tests {
             }
         }
         let sum = Counters::sum(&threads);
-        assert_eq!(sum.all().count(), 15 + 5 + 2 * DROP_REASONS);
+        assert_eq!(sum.all().count(), 16 + 5 + 2 * DROP_REASONS);
         for (at, counter) in sum.all().enumerate() {
             assert_eq!(counter.load(Ordering::Relaxed), (at as u64 + 1) * 111);
         }

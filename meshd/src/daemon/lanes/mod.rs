@@ -13,10 +13,14 @@
 //! that its last packet was written to: so a flow stays on one lane, in order. Where the kernel does not steer datagrams,
 //! one thread receives for all lanes.
 //!
+//! Where the device can have more queues, each lane has a second one for flows in bulk ([`bulk`]), so that others do not wait
+//! behind them.
+//!
 //! They are plain threads without locks, and none writes what another writes. Nothing is allocated per packet, except for
 //! what goes to the control plane. The control plane publishes a [`Snapshot`], which the threads look at once per batch.
 
 mod answers;
+mod bulk;
 mod counters;
 mod inbox;
 mod outbox;
@@ -48,6 +52,7 @@ pub use counters::Counters;
 pub use report::{CHANNEL_LEN, Report};
 
 use answers::Answers;
+use bulk::BulkFlows;
 use inbox::Inboxes;
 use report::Reporter;
 use sources::Sources;
@@ -58,6 +63,31 @@ pub const SOCKETS_MAX: usize = MAX_SOURCES;
 /// The node's sockets, a group for each listen address; a [`meshnet::path::SocketId`] is the place in it. All groups have
 /// the same number of sockets.
 pub type Sockets = Vec<Arc<Group>>;
+
+/// What one lane has of the device.
+#[derive(Clone, Debug)]
+pub struct Queues {
+    /// Read first.
+    pub first: Arc<dyn Device>,
+    /// For flows in bulk, where the device can have so many queues.
+    pub bulk: Option<Arc<dyn Device>>,
+}
+
+impl Queues {
+    /// For so many lanes from a device's queues: one for each, and if there are enough, a second one for each.
+    ///
+    /// # Panics
+    /// With fewer queues than lanes.
+    pub fn of_lanes(queues: &[Arc<dyn Device>], lanes: usize) -> Vec<Queues> {
+        let (first, more) = queues.split_at(lanes);
+        let bulk = |lane: usize| if more.len() >= lanes { more.get(lane).cloned() } else { None };
+        first
+            .iter()
+            .enumerate()
+            .map(|(lane, first)| Queues { first: first.clone(), bulk: bulk(lane) })
+            .collect()
+    }
+}
 
 /// The running threads. Dropping it stops them, too.
 pub struct Lanes {
@@ -80,11 +110,12 @@ struct Shared {
     sockets: Arc<ArcSwap<Sockets>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     sources: Sources,
+    bulk: BulkFlows,
     reporter: Reporter,
 }
 
 impl Lanes {
-    /// Starts the threads: one for each of `queues` that sends, and one for each socket of a group that receives.
+    /// Starts the threads: one for each lane in `queues` that sends, and one for each socket of a group that receives.
     ///
     /// What the control plane has to see goes to `to_control`, a channel with room for [`CHANNEL_LEN`] reports.
     ///
@@ -92,9 +123,9 @@ impl Lanes {
     /// When the system is out of threads or descriptors.
     ///
     /// # Panics
-    /// Without a queue, with more than [`SOCKETS_MAX`] groups, or with more sockets in one than there are queues.
+    /// Without a lane, with more than [`SOCKETS_MAX`] groups, or with more sockets in one than there are lanes.
     pub fn start(
-        queues: &[Arc<dyn Device>],
+        queues: &[Queues],
         sockets: Sockets,
         snapshot: Arc<ArcSwap<Snapshot>>,
         to_control: mpsc::Sender<Report>,
@@ -111,19 +142,20 @@ impl Lanes {
             sockets: Arc::new(ArcSwap::from_pointee(sockets)),
             snapshot,
             sources: Sources::default(),
+            bulk: BulkFlows::new(),
             counters: (0..=threads).map(|_| Counters::default()).collect(),
             receivers,
             inboxes,
             reporter: Reporter::new(to_control),
         });
-        let answers = Mutex::new(Answers::new(queues[0].clone()));
+        let answers = Mutex::new(Answers::new(queues[0].first.clone()));
         let mut lanes = Lanes { shared, threads: Vec::new(), answers };
         for (number, inbox) in outlets.into_iter().enumerate() {
             let receiver = rx::Receiver::new(lanes.shared.clone(), queues, number, inbox);
             lanes.spawn(&format!("mesh-rx{number}"), move || receiver.run())?;
         }
-        for (number, queue) in queues.iter().enumerate() {
-            let sender = tx::Sender::new(lanes.shared.clone(), queue.clone(), number);
+        for (number, queues) in queues.iter().enumerate() {
+            let sender = tx::Sender::new(lanes.shared.clone(), queues.clone(), number);
             lanes.spawn(&format!("mesh-tx{number}"), move || sender.run())?;
         }
         Ok(lanes)

@@ -12,7 +12,6 @@ use arc_swap::{ArcSwap, Cache};
 use meshnet::dataplane::merge::RUN_MAX;
 use meshnet::dataplane::{Drop as Reason, Run, Rx, Segment, Snapshot, Verdict, Via, packet};
 use meshnet::io::clock;
-use meshnet::io::tun::Device;
 use meshnet::io::udp::{Batch, Message, Socket};
 use meshnet::io::wake::{Interest, Ready};
 use meshnet::node::Inbound;
@@ -25,7 +24,7 @@ use super::inbox::Stray;
 use super::outbox::Outbox;
 use super::report::Report;
 use super::sources::Learner;
-use super::{SOCKETS_MAX, Shared, Sockets};
+use super::{Queues, SOCKETS_MAX, Shared, Sockets};
 
 /// Batches taken from one socket before the next one has its turn.
 const ROUNDS: usize = 16;
@@ -53,12 +52,14 @@ struct Work {
     number: usize,
     shared: Arc<Shared>,
     /// All of the device's: a flow is answered on the queue that its packets are written to.
-    queues: Vec<Arc<dyn Device>>,
+    queues: Vec<Queues>,
     rx: Rx,
     /// What the device gets next.
     run: Run,
     /// The lane of the packets in it.
     run_lane: u8,
+    /// When the datagrams at hand were received.
+    now: Mono,
     /// Other threads that have something in their inbox, by number.
     to_wake: u32,
     outbox: Outbox,
@@ -69,11 +70,11 @@ impl Receiver {
     /// The thread with this number.
     pub(super) fn new(
         shared: Arc<Shared>,
-        queues: &[Arc<dyn Device>],
+        queues: &[Queues],
         number: usize,
         inbox: mpsc::Receiver<Stray>,
     ) -> Receiver {
-        let run = Run::new(queues[0].offloads());
+        let run = Run::new(queues[0].first.offloads());
         Receiver {
             batch: Batch::new(),
             snapshot: Cache::new(shared.snapshot.clone()),
@@ -86,6 +87,7 @@ impl Receiver {
                 queues: queues.to_vec(),
                 run,
                 run_lane: 0,
+                now: Mono(0),
                 to_wake: 0,
                 outbox: Outbox::new(number),
                 learner: Learner::default(),
@@ -147,6 +149,7 @@ impl Receiver {
                 }
             }
             let (snapshot, now) = (self.snapshot.load(), clock::mono());
+            self.work.now = now;
             let (buffer, messages) = self.batch.messages();
             for message in messages {
                 self.work.message(snapshot, now, id, &message, buffer);
@@ -165,6 +168,7 @@ impl Receiver {
             left -= 1;
             let (snapshot, now, range) = (self.snapshot.load(), clock::mono(), 0..bytes.len());
             let origin = Origin { socket, from, local, tos };
+            self.work.now = now;
             let trust = self.work.datagram(snapshot, now, &origin, &mut bytes, range);
             self.work.learn(now, &origin, trust);
             self.work.finish(&mut bytes);
@@ -295,7 +299,11 @@ impl Work {
             *part = IoSlice::new(&buffer[piece.clone()]);
         }
         let counters = &self.shared.counters[self.number];
-        let queue = &self.queues[usize::from(self.run_lane) % self.queues.len()];
+        let queues = &self.queues[usize::from(self.run_lane) % self.queues.len()];
+        let queue = match &queues.bulk {
+            Some(bulk) if self.shared.bulk.are_answered_by(self.now, &parts[0]) => bulk,
+            _ => &queues.first,
+        };
         match queue.write(&meta, &parts[..pieces.len()]) {
             Ok(()) => {
                 add(&counters.device_writes, 1);

@@ -1,5 +1,6 @@
 //! Whole nodes' data planes against each other: real sockets on the loopback, a device made of a socket pair.
 
+mod bulk;
 mod several;
 
 use std::collections::BTreeMap;
@@ -108,6 +109,7 @@ impl Device for Fake {
 struct Node {
     number: u32,
     lanes: Option<Lanes>,
+    lanes_wanted: usize,
     device: Arc<Fake>,
     /// The kernel's side of the device.
     kernel: UnixDatagram,
@@ -147,13 +149,25 @@ impl Node {
         let socket = Arc::new(Group::bind(&Options::new(bind), sockets).unwrap());
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
         let (to_control, reports) = mpsc::channel(CHANNEL_LEN);
-        Node { number, lanes: None, device, kernel, more, socket, snapshot, to_control, reports }
+        Node {
+            number,
+            lanes: None,
+            lanes_wanted: queues,
+            device,
+            kernel,
+            more,
+            socket,
+            snapshot,
+            to_control,
+            reports,
+        }
     }
 
     fn run(&mut self) {
         let mut queues: Vec<Arc<dyn Device>> = vec![self.device.clone()];
         queues.extend(self.more.iter().map(|(queue, _)| queue.clone() as Arc<dyn Device>));
         let sockets = vec![self.socket.clone()];
+        let queues = Queues::of_lanes(&queues, self.lanes_wanted);
         let lanes = Lanes::start(&queues, sockets, self.snapshot.clone(), self.to_control.clone());
         self.lanes = Some(lanes.unwrap());
     }

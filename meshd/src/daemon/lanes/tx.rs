@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Cache};
 use meshnet::dataplane::fragment::Fragments;
 use meshnet::dataplane::icmp::Error;
-use meshnet::dataplane::meta::Meta;
+use meshnet::dataplane::meta::{Meta, Segmentation};
 use meshnet::dataplane::split::{Fill, Split};
 use meshnet::dataplane::{Cut, Drop as Reason, HEADROOM, Snapshot, TAILROOM, Tx, TxVerdict, packet, tx};
 use meshnet::io::clock;
@@ -17,11 +17,11 @@ use meshnet::io::wake::Interest;
 use meshnet::node::Inbound;
 use meshnet::time::Mono;
 
-use super::Shared;
 use super::answers::Answers;
 use super::counters::{Counters, add};
 use super::outbox::Outbox;
 use super::report::Report;
+use super::{Queues, Shared};
 
 /// A batch ends after this many packets ...
 const BATCH_PACKETS: usize = 64;
@@ -46,7 +46,9 @@ const REST: Duration = Duration::from_millis(20);
 /// One sending thread.
 pub(super) struct Sender {
     shared: Arc<Shared>,
-    device: Arc<dyn Device>,
+    queues: Queues,
+    /// The last batch was full without a packet in bulk: it is their turn.
+    bulk_waits: bool,
     snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     tx: Tx,
     outbox: Outbox,
@@ -67,13 +69,31 @@ enum Drained {
     Gone,
 }
 
+/// What was read so far.
+#[derive(Default)]
+struct Batch {
+    /// Where the arena is free.
+    start: usize,
+    packets: usize,
+    bytes: usize,
+}
+
+impl Batch {
+    fn has_room(&self) -> bool {
+        self.packets < BATCH_PACKETS
+            && self.bytes < BATCH_BYTES
+            && self.start + READ_BYTES + SEGMENTS_BYTES <= ARENA_BYTES
+    }
+}
+
 impl Sender {
-    pub(super) fn new(shared: Arc<Shared>, device: Arc<dyn Device>, number: usize) -> Sender {
+    pub(super) fn new(shared: Arc<Shared>, queues: Queues, number: usize) -> Sender {
         let (snapshot, thread) = (Cache::new(shared.snapshot.clone()), shared.receivers + number);
-        let answers = Answers::new(device.clone());
+        let answers = Answers::new(queues.first.clone());
         Sender {
             shared,
-            device,
+            queues,
+            bulk_waits: false,
             snapshot,
             tx: Tx::for_queue(number as u8),
             outbox: Outbox::new(number),
@@ -100,54 +120,81 @@ impl Sender {
     }
 
     fn wait(&self) {
-        let sources = [(self.device.as_fd(), Interest::Readable)];
-        if let Err(error) = self.shared.wakes[self.thread].wait(&sources, None) {
+        let first = (self.queues.first.as_fd(), Interest::Readable);
+        let sources =
+            [first, self.queues.bulk.as_ref().map_or(first, |bulk| (bulk.as_fd(), Interest::Readable))];
+        let count = 1 + usize::from(self.queues.bulk.is_some());
+        if let Err(error) = self.shared.wakes[self.thread].wait(&sources[..count], None) {
             tracing::error!(%error, "cannot wait for the device");
             add(&self.counters().receive_errors, 1);
             std::thread::sleep(REST);
         }
     }
 
-    /// Reads, seals, and sends what is waiting, up to one batch.
+    /// Reads, seals, and sends what is waiting, up to one batch. Flows in bulk have their turn when nothing else waits, or
+    /// after a batch of others: so every other batch may be theirs, and none of them starves.
     fn batch(&mut self) -> Drained {
         let now = clock::mono();
         self.resend(now);
-        let (mut start, mut packets, mut bytes) = (0, 0, 0);
-        let mut drained = Drained::Full;
-        while packets < BATCH_PACKETS
-            && bytes < BATCH_BYTES
-            && start + READ_BYTES + SEGMENTS_BYTES <= ARENA_BYTES
-        {
-            let inner = start + HEADROOM;
-            let packet = match self.device.read(&mut self.arena[inner..inner + READ_MAX_BYTES]) {
+        let mut batch = Batch::default();
+        let bulk_first = std::mem::take(&mut self.bulk_waits);
+        let drained = if bulk_first {
+            match self.read_bulk(now, &mut batch) {
+                Drained::Empty => self.read_first(now, &mut batch),
+                other => other,
+            }
+        } else {
+            match self.read_first(now, &mut batch) {
+                Drained::Empty => self.read_bulk(now, &mut batch),
+                other => {
+                    self.bulk_waits = self.queues.bulk.is_some();
+                    other
+                }
+            }
+        };
+        if batch.packets > 0 {
+            let counters = self.counters();
+            add(&counters.tx_batches, 1);
+            add(&counters.tx_packets, batch.packets);
+            add(&counters.tx_bytes, batch.bytes);
+            self.flush();
+        }
+        drained
+    }
+
+    fn read_first(&mut self, now: Mono, batch: &mut Batch) -> Drained {
+        let queue = self.queues.first.clone();
+        self.read(&*queue, now, batch)
+    }
+
+    fn read_bulk(&mut self, now: Mono, batch: &mut Batch) -> Drained {
+        let Some(queue) = self.queues.bulk.clone() else { return Drained::Empty };
+        let before = batch.packets;
+        let drained = self.read(&*queue, now, batch);
+        add(&self.counters().tx_bulk_packets, batch.packets - before);
+        drained
+    }
+
+    /// Takes packets off one queue, until it is empty or the batch is full.
+    fn read(&mut self, queue: &dyn Device, now: Mono, batch: &mut Batch) -> Drained {
+        while batch.has_room() {
+            let inner = batch.start + HEADROOM;
+            let packet = match queue.read(&mut self.arena[inner..inner + READ_MAX_BYTES]) {
                 Ok(Some(packet)) => packet,
-                Ok(None) => {
-                    drained = Drained::Empty;
-                    break;
-                }
-                Err(DeviceError::Gone) => {
-                    drained = Drained::Gone;
-                    break;
-                }
+                Ok(None) => return Drained::Empty,
+                Err(DeviceError::Gone) => return Drained::Gone,
                 Err(error) => {
                     tracing::warn!(%error, "cannot read from the device");
                     add(&self.counters().receive_errors, 1);
                     std::thread::sleep(REST);
-                    break;
+                    return Drained::Full;
                 }
             };
-            start = self.packet(now, inner..inner + packet.len, &packet.meta);
-            packets += 1;
-            bytes += packet.len;
+            batch.start = self.packet(now, inner..inner + packet.len, &packet.meta);
+            batch.packets += 1;
+            batch.bytes += packet.len;
         }
-        if packets > 0 {
-            let counters = self.counters();
-            add(&counters.tx_batches, 1);
-            add(&counters.tx_packets, packets);
-            add(&counters.tx_bytes, bytes);
-            self.flush();
-        }
-        drained
+        Drained::Full
     }
 
     /// Sends once more what a relay lost that is gone, if the control plane asks for it.
@@ -189,7 +236,12 @@ impl Sender {
                     self.outbox.push(outgoing.socket, outgoing.to, outgoing.range);
                 }
             }
-            TxVerdict::Cut(cut) => free = self.cut(cut, inner, free),
+            TxVerdict::Cut(cut) => {
+                if self.queues.bulk.is_some() && meta.segmentation != Segmentation::None {
+                    self.shared.bulk.note(now, &self.arena[inner.clone()]);
+                }
+                free = self.cut(cut, inner, free);
+            }
             TxVerdict::Fragment(fragments) => free = self.fragment(now, &fragments, inner, free),
             TxVerdict::TooBig { mtu } => self.refuse(now, inner, Reason::TooBig, Error::TooBig { mtu }),
             TxVerdict::Drop(Reason::NoRoute) => self.refuse(now, inner, Reason::NoRoute, Error::NoRoute),

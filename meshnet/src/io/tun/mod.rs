@@ -70,6 +70,9 @@ pub struct Options {
     pub offload: Wish,
     /// Queues, 1 to [`QUEUES_MAX`]. The device without offload has one, whatever this says.
     pub queues: usize,
+    /// So many queues more if that can be had: all of them or none. Not by a device without offload, and not by an interface
+    /// that somebody made for one queue.
+    pub spare: usize,
 }
 
 /// Whether offload is wanted.
@@ -133,7 +136,7 @@ impl fmt::Display for Reason {
 pub fn open(options: &Options) -> Result<Opened, OpenError> {
     let reason = match options.offload {
         Wish::Off => Reason::TurnedOff,
-        Wish::Auto => match Offload::open(&options.name, options.queues) {
+        Wish::Auto => match open_offload(options) {
             Ok(queues) => {
                 let queues = queues.into_iter().map(|queue| Arc::new(queue) as Arc<dyn Device>).collect();
                 return Ok(Opened { queues, reason: Reason::Granted });
@@ -147,6 +150,17 @@ pub fn open(options: &Options) -> Result<Opened, OpenError> {
     };
     let plain = Plain::open(&options.name)?;
     Ok(Opened { queues: vec![Arc::new(plain)], reason })
+}
+
+fn open_offload(options: &Options) -> Result<Vec<Offload>, OpenError> {
+    let all = options.queues + options.spare;
+    if options.spare > 0 && all <= QUEUES_MAX {
+        match Offload::open(&options.name, all) {
+            Ok(queues) => return Ok(queues),
+            Err(error) => tracing::debug!(%error, queues = all, "no device with so many queues"),
+        }
+    }
+    Offload::open(&options.name, options.queues)
 }
 
 /// Why there is no overlay device.

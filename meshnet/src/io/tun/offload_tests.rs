@@ -64,13 +64,30 @@ fn a_super_packet_with_cwr_says_so() {
 }
 
 #[test]
+fn spare_queues_are_had_where_the_interface_takes_them() {
+    in_tun_namespace(|| {
+        let options = |name: &str, queues, spare| super::super::Options {
+            name: name.into(),
+            offload: super::super::Wish::Auto,
+            queues,
+            spare,
+        };
+        assert_eq!(super::super::open(&options("spare%d", 2, 2)).unwrap().queues.len(), 4);
+        assert_eq!(super::super::open(&options("many%d", 9, 9)).unwrap().queues.len(), 9);
+        ip("tuntap add dev single mode tun");
+        let opened = super::super::open(&options("single", 1, 1)).unwrap();
+        assert_eq!((opened.queues.len(), opened.reason), (1, Reason::Granted));
+    });
+}
+
+#[test]
 fn the_kernel_grants_offload_and_several_queues() {
     in_tun_namespace(|| {
         let queues = Offload::open("mesh%d", 3).unwrap();
         assert!(queues.iter().all(|queue| queue.name() == "mesh0" && queue.index() == queues[0].index()));
         let offloads = queues[0].offloads();
         assert!(offloads.checksum && offloads.tcp, "{offloads}");
-        let options = |offload| super::super::Options { name: "mesh%d".into(), offload, queues: 1 };
+        let options = |offload| super::super::Options { name: "mesh%d".into(), offload, queues: 1, spare: 0 };
         let opened = super::super::open(&options(Wish::Auto)).unwrap();
         assert_eq!((opened.reason, opened.queues[0].offloads()), (Reason::Granted, offloads));
         let opened = super::super::open(&options(Wish::Off)).unwrap();
