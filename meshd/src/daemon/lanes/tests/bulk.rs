@@ -76,8 +76,8 @@ fn a_flood_of_the_first_queue_does_not_starve_the_other() {
     let (_world, mut a, b) = prepared();
     a.run();
     let wanted = packet(0, 1, 1, 999);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let stop = AtomicBool::new(false);
         let (kernel, stopping) = (&a.kernel, &stop);
         scope.spawn(move || {
             while !stopping.load(Ordering::Relaxed) {
