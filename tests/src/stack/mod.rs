@@ -3,6 +3,7 @@
 
 pub mod galera;
 pub mod sites;
+pub mod marathon_double;
 
 use crate::net::{MESH, done, meshd};
 use netlab::mesh::Member;
