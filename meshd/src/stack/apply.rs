@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rand::RngExt;
 
-use super::agent::{Answer, Request, Secret};
+use super::agent::{Answer, Login, Request, Secret};
 use super::components::Check;
 use super::definition::hex;
 use super::driver::direct::Direct;
@@ -16,7 +16,7 @@ use super::driver::{Driver, Kind, Order, Replica, Waiting};
 use super::fleet::{self, Fleet};
 use super::plan::secrets::{self, NOT_YET};
 use super::plan::{Action, Plan, Step, Wishes};
-use super::spec::{Placed, SecretSource, Stack};
+use super::spec::{Placed, SecretSource, Stack, registry_of};
 use super::{actual::Actual, random_bytes};
 
 /// How often a replica is asked whether it is ready.
@@ -101,6 +101,8 @@ pub async fn supply(stack: &Stack, actual: &Actual, fleet: &Fleet, make: bool) -
         let value = match source {
             SecretSource::Generate(_) if holder.is_some() => None,
             SecretSource::Generate(length) => make.then(|| generate(*length)),
+            // Another operator's node takes up the stack without the file: what the nodes keep counts.
+            SecretSource::File(path) if holder.is_some() && !path.exists() => None,
             SecretSource::File(path) => {
                 let text = std::fs::read_to_string(path).map_err(|error| {
                     anyhow::anyhow!("cannot read the secret {name} from {}: {error}", path.display())
@@ -234,7 +236,9 @@ async fn attempt(plan: &Plan, step: &Step, site: &Site<'_>, waits_for: &mut Stri
             let arch = site.stack.and_then(|stack| stack.nodes.get(&step.node)).map(|node| node.arch);
             let arch = arch.ok_or_else(|| anyhow::anyhow!("{} is not in the stack", step.node))?;
             let mut client = site.fleet.connect(&step.node).await?;
-            let request = Request::Pull { image: image.clone(), arch };
+            let registry = placed()?.registries.get(registry_of(image)).cloned();
+            let login = registry.map(|one| Login { stack, user: one.user, secret: one.secret });
+            let request = Request::Pull { image: image.clone(), arch, login };
             client
                 .ask_with(&request, |part| {
                     if let Answer::Progress { done, total } = part {

@@ -143,6 +143,9 @@ pub struct Mount {
     /// Whether it can only be read.
     #[serde(default)]
     pub read_only: bool,
+    /// Whether the directory is made where it is not there.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub make: bool,
 }
 
 /// A secret in a container.

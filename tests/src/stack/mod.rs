@@ -2,13 +2,18 @@
 //! its network namespace), real images built from Debian's packages.
 
 pub mod galera;
-pub mod sites;
 pub mod marathon_double;
+pub mod recorder;
+pub mod registry;
+pub mod sites;
+pub mod sought;
+pub mod whole;
 
 use crate::net::{MESH, done, meshd};
 use netlab::mesh::Member;
 use netlab::{Engine, Lab, Machine, Port};
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -33,7 +38,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A mesh of nodes with these names, each in a datacentre of its own and with these images loaded. The first one founds
+    /// A mesh of nodes with these names, each in the datacentre that its name says without its number, and with these
+    /// images loaded. The first one founds
     /// the mesh; the second is an operator too.
     ///
     /// # Panics
@@ -44,6 +50,7 @@ impl Cluster {
         let mut nodes: Vec<Node> = Vec::new();
         for (number, name) in names.iter().enumerate() {
             let machine = done(lab.machine(name));
+            let datacenter = name.trim_end_matches(|c: char| c.is_ascii_digit());
             let address = format!("203.0.113.{}", number + 1);
             let port = done(machine.plug(&internet, &[&format!("{address}/24")]));
             let endpoint = format!("{address}:4655");
@@ -57,7 +64,7 @@ impl Cluster {
                         "--name",
                         name,
                         "--datacenter",
-                        name,
+                        datacenter,
                         "--relay",
                         "--endpoint",
                         &endpoint,
@@ -67,7 +74,7 @@ impl Cluster {
                 Some(first) => {
                     let role: &[&str] = if number == 1 { &["--role", "operator"] } else { &[] };
                     let url = done(first.member.invite(name, role));
-                    done(member.ok(&["join", &url, "--datacenter", name]));
+                    done(member.ok(&["join", &url, "--datacenter", datacenter]));
                 }
             }
             nodes.push(Node::start(name, member, port));
@@ -102,6 +109,11 @@ impl Cluster {
     /// When there is none.
     pub fn node_mut(&mut self, name: &str) -> &mut Node {
         self.nodes.iter_mut().find(|node| node.name == name).unwrap_or_else(|| panic!("no node {name}"))
+    }
+
+    /// Where the cluster's own files are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Where [`Cluster::specify`] writes, as an argument.
@@ -168,6 +180,29 @@ impl Node {
         let mut command = self.stack_command(arguments);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         done(done(self.member.machine().enter(|| command.spawn())))
+    }
+
+    /// Runs `meshd stack` with these arguments and kills it (-9) when it has printed the `count`th line that `is_moment`
+    /// says; whether it came to that, or ended before.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn stack_killed_at(
+        &self,
+        arguments: &[&str],
+        is_moment: impl Fn(&str) -> bool,
+        count: usize,
+    ) -> bool {
+        let mut command = self.stack_command(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = done(done(self.member.machine().enter(|| command.spawn())));
+        let output = BufReader::new(child.stdout.take().expect("a pipe"));
+        let moment = output.lines().map_while(Result::ok).filter(|line| is_moment(line)).nth(count - 1);
+        if moment.is_some() {
+            done(child.kill());
+        }
+        done(child.wait());
+        moment.is_some()
     }
 
     fn stack_command(&self, arguments: &[&str]) -> Command {

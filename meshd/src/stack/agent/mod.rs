@@ -71,6 +71,9 @@ pub enum Request {
         image: String,
         /// What it must be built for.
         arch: Arch,
+        /// As whom the registry is asked.
+        #[serde(default)]
+        login: Option<Login>,
     },
     /// Keep a secret.
     PutSecret {
@@ -205,6 +208,17 @@ impl Request {
             Request::PutSpec { stack, .. } => Some(format!("keep the specification of {stack}")),
         }
     }
+}
+
+/// As whom a registry is asked: the password is a secret that the node has.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The stack.
+    pub stack: String,
+    /// The user's name.
+    pub user: String,
+    /// The secret's name.
+    pub secret: String,
 }
 
 /// A secret on its way.

@@ -89,11 +89,17 @@ impl Worker {
             Request::Probe { question } => {
                 Answer::Probe(probe::ask(&self.engine()?, self.address, &question).await)
             }
-            Request::Pull { image, arch } => {
+            Request::Pull { image, arch, login } => {
                 let engine = self.engine()?;
+                let login = match login {
+                    Some(login) => {
+                        Some((login.user, self.vault.get(&login.stack, &login.secret)?.value.clone()))
+                    }
+                    None => None,
+                };
                 let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
                 let mut last = Instant::now();
-                let pull = engine.pull(&image, arch, |done, total| {
+                let pull = engine.pull(&image, arch, login, |done, total| {
                     if last.elapsed() >= PROGRESS_EVERY {
                         last = Instant::now();
                         // The receiver lives as long as the pull.

@@ -213,6 +213,9 @@ pub struct BindMount {
     /// Whether it can only be read.
     #[serde(default)]
     pub read_only: bool,
+    /// Make the directory on the machine if it is not there.
+    #[serde(default)]
+    pub make: bool,
 }
 
 /// How a container is run. An argument or variable that renders to nothing is left out.

@@ -108,7 +108,7 @@ pub fn render(component: &Component, seat: &Seat, scene: &Arc<Scene>) -> Result<
             Some(target) => one(&plain, "mounts.target", target)?,
             None => source.clone(),
         };
-        mounts.insert(target, Mount { source, read_only: mount.read_only });
+        mounts.insert(target, Mount { source, read_only: mount.read_only, make: mount.make });
     }
     let mut labels = BTreeMap::new();
     for (name, text) in &component.marathon.labels {

@@ -195,7 +195,7 @@ impl Engine {
         Some(ImageFact { id: image.id?, arch: image.architecture.unwrap_or_default() })
     }
 
-    /// Pulls an image unless it is there, telling `progress` the bytes that came and those expected so far.
+    /// Pulls an image unless it is there, as the user with the password of `login`, telling `progress` the bytes that came and those expected so far.
     ///
     /// # Errors
     /// [`Error::WrongArch`], or what the registry said.
@@ -203,6 +203,7 @@ impl Engine {
         &self,
         reference: &str,
         arch: Arch,
+        login: Option<(String, String)>,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<ImageFact, Error> {
         if let Some(image) =
@@ -215,9 +216,15 @@ impl Engine {
             platform: format!("linux/{arch}{}", if arch == Arch::Arm { "/v7" } else { "" }),
             ..Default::default()
         };
+        let login = login.map(|(username, password)| bollard::auth::DockerCredentials {
+            username: Some(username),
+            password: Some(password),
+            serveraddress: Some(crate::stack::spec::registry_of(reference).to_owned()),
+            ..Default::default()
+        });
         let mut layers: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         let mut failure = None;
-        let mut events = Box::pin(self.docker.create_image(Some(options), None, None));
+        let mut events = Box::pin(self.docker.create_image(Some(options), None, login));
         while let Some(event) = events.next().await {
             match event {
                 Err(error @ DockerError::HyperLegacyError { .. }) => {
@@ -298,9 +305,15 @@ impl Engine {
             return Err(Error::WrongArch { image: definition.image.clone(), got, wanted });
         }
         for (target, source) in &definition.volumes {
-            if let Source::Named(volume) = source {
-                self.volume(volume, definition, keeps_id.contains(target)).await?;
+            match source {
+                Source::Named(volume) => {
+                    self.volume(volume, definition, keeps_id.contains(target)).await?;
+                }
+                Source::Path(path) => make_directory(path)?,
             }
+        }
+        for mount in definition.mounts.values().filter(|mount| mount.make) {
+            make_directory(&mount.source)?;
         }
         Ok(image)
     }
@@ -502,6 +515,14 @@ impl Engine {
     }
 }
 
+/// A directory of the machine that a container is to have: an engine does not make it.
+fn make_directory(path: &str) -> Result<(), Error> {
+    std::fs::create_dir_all(path).map_err(|error| Error::Refused {
+        action: "make a directory for a container",
+        message: format!("{path}: {error}"),
+    })
+}
+
 fn name_of(summary: &bollard::models::ContainerSummary) -> Option<String> {
     summary.names.iter().flatten().next().map(|name| name.trim_start_matches('/').to_owned())
 }
@@ -542,7 +563,7 @@ fn pull_hint(reference: &str, message: &str) -> String {
         .iter()
         .any(|word| lower.contains(word))
     {
-        "the registry wants credentials, or other ones: `docker login` on that node as the user of its engine"
+        "the registry wants credentials, or other ones: see [registries] in docs/stack.md"
     } else if [
         "connection refused",
         "no such host",

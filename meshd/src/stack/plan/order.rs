@@ -1,6 +1,7 @@
 //! Putting the steps of one component in order, and the components one after the other.
 
 use super::*;
+use crate::stack::spec::registry_of;
 
 /// Collects steps.
 pub(super) struct Builder<'a> {
@@ -361,25 +362,49 @@ impl<'a> Builder<'a> {
             })
         });
         if !has_image {
+            // The registry's password first.
+            let registry = placed.registries.get(registry_of(image));
+            let login = registry.and_then(|one| self.secret(name, node, &one.secret, versions));
             let action = Action::Pull { image: image.clone() };
-            steps.push(self.once(name, node, &format!("image {image}"), action, PULL_DEADLINE_S));
+            let after: Vec<usize> = login.into_iter().collect();
+            steps.push(self.once(name, node, &format!("image {image}"), action, &after, PULL_DEADLINE_S));
         }
         for secret in placed.component.secrets.keys() {
-            let there = report.and_then(|report| report.secrets.get(secret));
-            if there.map(|fact| &fact.version) != versions.get(secret) {
-                let action = Action::Secret { name: secret.clone() };
-                steps.push(self.once(name, node, &format!("secret {secret}"), action, ENGINE_DEADLINE_S));
-            }
+            steps.extend(self.secret(name, node, secret, versions));
         }
         steps
     }
 
-    fn once(&mut self, component: &str, node: &str, what: &str, action: Action, deadline_s: u32) -> usize {
+    /// The step that gives a node a secret, if it does not have it.
+    fn secret(
+        &mut self,
+        component: &str,
+        node: &str,
+        secret: &str,
+        versions: &BTreeMap<String, String>,
+    ) -> Option<usize> {
+        let there = self.actual.report(node).and_then(|report| report.secrets.get(secret));
+        if there.map(|fact| &fact.version) == versions.get(secret) {
+            return None;
+        }
+        let action = Action::Secret { name: secret.to_owned() };
+        Some(self.once(component, node, &format!("secret {secret}"), action, &[], ENGINE_DEADLINE_S))
+    }
+
+    fn once(
+        &mut self,
+        component: &str,
+        node: &str,
+        what: &str,
+        action: Action,
+        after: &[usize],
+        deadline_s: u32,
+    ) -> usize {
         let key = (node.to_owned(), what.to_owned());
         if let Some(step) = self.brought.get(&key) {
             return *step;
         }
-        let step = self.step(component, node, action, Reason::Needed, &[], deadline_s);
+        let step = self.step(component, node, action, Reason::Needed, after, deadline_s);
         self.brought.insert(key, step);
         step
     }

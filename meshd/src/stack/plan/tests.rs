@@ -539,3 +539,23 @@ fn what_marathon_starts_waits_for_it_and_is_changed_in_one_step() {
     assert!(matches!(steps[1].action, Action::Remove { driver: Driver::Marathon, .. }), "{told:?}");
     assert_eq!(told.last().map(String::as_str), Some("make and start"), "{told:?}");
 }
+
+#[test]
+fn the_password_of_a_registry_is_there_before_its_image_is_asked_for() {
+    let text = "name = \"s\"\n[registries.\"r.example.org\"]\nuser = \"u\"\nsecret = \"pull\"\n[secrets]\npull.file = \"p\"\n\
+                [components.influxdb]\nnodes = [\"a\", \"b\"]\nimage = \"r.example.org/influxdb:1\"\n";
+    let stack = stack(text);
+    let plan = Fleet::new().plan(&stack);
+    let pulls: Vec<&Step> =
+        plan.steps.iter().filter(|step| matches!(step.action, Action::Pull { .. })).collect();
+    assert_eq!(pulls.len(), 2);
+    for pull in pulls {
+        let before = &plan.steps[pull.after[0]];
+        assert_eq!((&before.node, &before.action), (&pull.node, &Action::Secret { name: "pull".into() }));
+    }
+    // Where the image is, nobody needs the password.
+    let mut fleet = Fleet::new();
+    fleet.up(&stack, usize::MAX, &mut first).unwrap();
+    NODES.iter().for_each(|node| fleet.report(node).secrets.clear());
+    assert!(fleet.plan(&stack).is_empty());
+}

@@ -77,6 +77,8 @@ pub struct Placed {
     pub nodes: Vec<String>,
     /// The image by architecture.
     pub images: BTreeMap<Arch, String>,
+    /// Who asks for images, by registry.
+    pub registries: BTreeMap<String, Registry>,
     /// All ports.
     pub ports: BTreeMap<String, u16>,
     /// All settings.
@@ -93,6 +95,23 @@ pub struct Placed {
     pub cpus_milli: u64,
     /// How long one replica may take to become ready, in seconds.
     pub deadline_s: u32,
+}
+
+/// A registry that wants to know who asks.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct Registry {
+    /// The user's name there.
+    pub user: String,
+    /// The secret that is the password.
+    pub secret: String,
+}
+
+/// The registry of an image: what stands before its first `/`, if that is a host.
+pub fn registry_of(image: &str) -> &str {
+    match image.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
+        _ => "docker.io",
+    }
 }
 
 /// Where a secret comes from.

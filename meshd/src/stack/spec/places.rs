@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::raw::{EXAMPLES, Raw, RawComponent, RawNode, RawSecret};
+use super::raw::{EXAMPLES, Raw, RawComponent, RawNode, RawRegistry, RawSecret};
 use crate::config::diagnose::{Findings, check_keys, keys_of, nearest, one_line, syntax_help};
 use crate::config::{Invalid, Problem};
 
@@ -102,6 +102,7 @@ fn unknown_keys(table: &DeTable<'_>, findings: &mut Findings<'_>) {
     check_keys(table, keys_of::<Raw>(), findings);
     inner_keys::<RawNode>(table, "nodes", findings);
     inner_keys::<RawSecret>(table, "secrets", findings);
+    inner_keys::<RawRegistry>(table, "registries", findings);
     inner_keys::<RawComponent>(table, "components", findings);
 }
 

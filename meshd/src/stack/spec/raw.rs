@@ -24,6 +24,9 @@ pub struct Raw {
     /// Where secrets come from; those that are not here are generated.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, RawSecret>,
+    /// Registries that want to know who asks, by host and port as in the names of images.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub registries: BTreeMap<String, RawRegistry>,
     /// The components, by name.
     #[serde(default)]
     pub components: BTreeMap<String, RawComponent>,
@@ -47,6 +50,16 @@ pub struct RawSecret {
     pub file: Option<String>,
     /// Generate so many letters and digits at the first `up`.
     pub generate: Option<i64>,
+}
+
+/// One `[registries."HOST"]`.
+#[derive(Deserialize, Serialize, JsonSchema, Debug, Default)]
+#[serde(deny_unknown_fields)]
+pub struct RawRegistry {
+    /// The user's name there.
+    pub user: String,
+    /// Which of `[secrets]` is the password.
+    pub secret: String,
 }
 
 /// One `[components.NAME]`.
@@ -113,6 +126,9 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("nodes", r#"nodes = ["ams1", "fra1", "par1"]"#),
     ("secrets", r#"secrets.mariadb-root = { file = "root.secret" }"#),
     ("components", r#"components.zookeeper = { nodes = ["ams1", "fra1", "par1"] }"#),
+    ("registries", r#"registries."registry.example.org" = { user = "stack", secret = "registry" }"#),
+    ("user", r#"user = "stack""#),
+    ("secret", r#"secret = "registry""#),
     ("architecture", r#"architecture = "arm64""#),
     ("architectures", r#"architectures = ["amd64", "arm64"]"#),
     ("datacenter", r#"datacenter = "ams""#),

@@ -192,6 +192,7 @@ impl Resolver<'_, '_> {
         Some(Placed {
             component,
             driver: crate::stack::driver::Kind::Direct,
+            registries: registries(raw),
             nodes,
             images,
             ports,
@@ -333,6 +334,19 @@ impl Resolver<'_, '_> {
             let length = needed.entry(name.clone()).or_insert(secret.generate);
             *length = (*length).max(secret.generate);
         }
+        for (host, registry) in &raw.registries {
+            let at = ["registries", host.as_str()];
+            if host.contains('/') || host.chars().any(char::is_whitespace) {
+                let message = format!("`{host}` is no host: what stands before the first / of an image");
+                self.wrong_key(&at, message, example("registries"));
+            }
+            let is_asked = |image: &String| super::registry_of(image) == host;
+            if !placed.iter().flat_map(|placed| placed.images.values()).any(is_asked) {
+                self.warn(&at, format!("no image comes from {host}"), None);
+            }
+            // It is somebody's password there: none can be made up.
+            needed.insert(registry.secret.clone(), 0);
+        }
         for name in raw.secrets.keys().filter(|name| !needed.contains_key(*name)) {
             let instead = suggest(name, "the secrets here are", needed.keys().map(String::as_str));
             let message = format!("no component needs the secret `{name}`");
@@ -378,4 +392,11 @@ impl Resolver<'_, '_> {
         }
         sources
     }
+}
+
+fn registries(raw: &Raw) -> BTreeMap<String, super::Registry> {
+    let one = |(host, given): (&String, &super::raw::RawRegistry)| {
+        (host.clone(), super::Registry { user: given.user.clone(), secret: given.secret.clone() })
+    };
+    raw.registries.iter().map(one).collect()
 }

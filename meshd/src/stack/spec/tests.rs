@@ -268,3 +268,32 @@ fn what_marathon_cannot_start_is_said_or_refused() {
         refused(&word, &three())
     );
 }
+
+#[test]
+fn a_registry_wants_a_user_and_a_secret_from_a_file() {
+    let image = "image = \"registry.example.org:5000/zk:1\"\nnodes = [\"ams1\", \"fra1\", \"par1\"]";
+    let login = "\n[registries.\"registry.example.org:5000\"]\nuser = \"stack\"\nsecret = \"pull\"";
+    let secret = "\n[secrets]\npull = { file = \"pull.secret\" }";
+    let stack = read(&with_zookeeper(&format!("{image}{login}{secret}")), &three()).unwrap();
+    let placed = stack.component("zookeeper").unwrap();
+    let registry = placed.registries.get(registry_of(&placed.images[&A])).unwrap();
+    assert_eq!((registry.user.as_str(), registry.secret.as_str()), ("stack", "pull"));
+    assert_eq!(stack.secrets["pull"], SecretSource::File("pull.secret".into()));
+    // A password of theirs cannot be made up; a misspelt key has a neighbour; a registry without images is odd.
+    assert!(refused(&with_zookeeper(&format!("{image}{login}")), &three()).contains("cannot be generated"));
+    let typo = login.replace("user", "usr");
+    assert!(
+        refused(&with_zookeeper(&format!("{image}{typo}{secret}")), &three()).contains("did you mean `user`")
+    );
+    let other = login.replace("example.org", "example.com");
+    let stack = read(&with_zookeeper(&format!("{image}{other}{secret}")), &three()).unwrap();
+    assert!(
+        stack.warnings.iter().any(|one| one.message.contains("no image comes from")),
+        "{:?}",
+        stack.warnings
+    );
+    assert_eq!(
+        (registry_of("zookeeper:3"), registry_of("a/b:1"), registry_of("localhost/a")),
+        ("docker.io", "docker.io", "localhost")
+    );
+}

@@ -60,6 +60,23 @@ pub fn play() {
     }
 }
 
+/// What is answered to a GET, if it is well.
+pub fn fetch(at: SocketAddr, path: &str) -> Option<String> {
+    let answer = http::get(at, path).ok().filter(|answer| answer.status == 200)?;
+    Some(String::from_utf8_lossy(&answer.body).into_owned())
+}
+
+/// Asks something else than GET, with a JSON body or an empty one; the status.
+pub fn request(method: &str, at: SocketAddr, path: &str, body: &str) -> Option<u16> {
+    let request = http::Request {
+        method: method.into(),
+        target: path.into(),
+        body: body.into(),
+        ..http::Request::default()
+    };
+    http::ask(at, &request).ok().map(|answer| answer.status)
+}
+
 fn flags(arguments: &[String]) -> Flags {
     let mut flags = Flags::new();
     let mut rest = arguments.iter().peekable();

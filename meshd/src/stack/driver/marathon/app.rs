@@ -304,7 +304,7 @@ mod tests {
         one.files.insert("/etc/a.ini".into(), "x".into());
         let secret = SecretRef { name: "db".into(), version: "v7".into() };
         one.secrets.insert("/run/secrets/db".into(), secret);
-        one.mounts.insert("/sys".into(), Mount { source: "/sys".into(), read_only: true });
+        one.mounts.insert("/sys".into(), Mount { source: "/sys".into(), read_only: true, make: false });
         one.volumes.insert("/srv".into(), Source::Path("/srv/g".into()));
         one.capabilities = vec!["NET_RAW".into()];
         one.entrypoint = vec!["/bin/run".into(), "--first".into()];
