@@ -49,6 +49,7 @@ fn three_fresh_nodes_become_a_whole_stack_with_one_command() {
     let started = Instant::now();
     let up = worked(cluster.stack(&["up"]));
     figure("stack of three nodes: up from nothing", seconds(started.elapsed()));
+    println!("{}{}", up.stderr, up.stdout);
     let running = cluster.running();
     figure("stack of three nodes: containers", running.len().to_string());
     assert!(running.iter().any(|(_, component, _, driver)| component == "grafana" && driver == "marathon"));

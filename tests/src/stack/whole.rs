@@ -20,8 +20,10 @@ impl Cluster {
     pub fn add_double(&self, program: &str) {
         let context = self.directory.join("double");
         done(std::fs::create_dir_all(&context));
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("stack/double/Dockerfile");
-        done(std::fs::copy(file, context.join("Dockerfile")));
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("stack/double");
+        for file in ["Dockerfile", "entry.sh"] {
+            done(std::fs::copy(from.join(file), context.join(file)));
+        }
         done(std::fs::copy(program, context.join("marathon_double")));
         std::thread::scope(|scope| {
             for node in &self.nodes {
