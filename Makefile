@@ -55,7 +55,8 @@ scenarios: release
 	  .ci/rootly $(CARGO) test -p meshnet-tests --test 'netns_*' --no-fail-fast -- --test-threads=$(NETNS_THREADS)
 	@echo; echo "Measured ($(FIGURES)):"; sort $(FIGURES)
 
-# Real containers: needs root, Docker's engine (Debian: docker.io), debootstrap, and Debian's mirror for the images.
+# Real containers: needs root, Docker's engine (Debian: docker.io), docker-registry, debootstrap, and Debian's mirror for the
+# images.
 test-stack: release
 	MESHD_BIN=$(abspath $(TARGET))/release/meshd \
 	  $(CARGO) test -p meshnet-tests --test 'stack_*' -- --ignored --nocapture --test-threads=1
