@@ -5,6 +5,7 @@
 //! within a version; a reader ignores those that it does not know. There is no TCP: who may connect is decided by the
 //! socket's mode (0660) and its directory, who may change something by the caller's user id.
 
+pub mod authority;
 pub mod client;
 pub mod keys;
 pub mod server;
@@ -94,6 +95,25 @@ pub enum Request {
     KeyPlan,
     /// Revoke a member or a certificate.
     Revoke(RevokeRequest),
+    /// The mesh's roots, issuers, and trust bundles, and a roll-over under way.
+    Authority,
+    /// Replace the authority's key, or go on with that in another way.
+    RotateAuthority {
+        /// How long to wait for members, in seconds.
+        patience_s: u64,
+        /// Names, addresses, or ids of members that are not waited for.
+        without: Vec<String>,
+    },
+    /// Call that off.
+    AbortAuthority,
+    /// All trust bundles.
+    Chain,
+    /// Take a trust bundle that the recovery key has signed, and issue everything anew with the key in the file of the
+    /// roll-over.
+    RecoverAuthority {
+        /// The bundle, in base64.
+        bundle: String,
+    },
 }
 
 /// What is to be revoked.
@@ -131,13 +151,18 @@ impl Request {
             | Request::Graph
             | Request::Ping { .. }
             | Request::Keys
-            | Request::KeyPlan => Access::Read,
+            | Request::KeyPlan
+            | Request::Chain
+            | Request::Authority => Access::Read,
             // Endpoints of relays and the like are for who holds the keys to invite.
             Request::Reachability
             | Request::Reload
             | Request::RotateKeys { .. }
             | Request::PlanKeys { .. }
             | Request::AbortPlan
+            | Request::RotateAuthority { .. }
+            | Request::AbortAuthority
+            | Request::RecoverAuthority { .. }
             | Request::Revoke(_) => Access::Admin,
         }
     }
@@ -197,6 +222,14 @@ pub enum Answer {
         members: Vec<String>,
         /// Revocations of the mesh.
         total: usize,
+    },
+    /// To [`Request::Authority`], [`Request::RotateAuthority`], [`Request::AbortAuthority`], and
+    /// [`Request::RecoverAuthority`].
+    Authority(Box<authority::Authority>),
+    /// To [`Request::Chain`].
+    Chain {
+        /// The trust bundles in base64, from version 1 up.
+        bundles: Vec<String>,
     },
     /// The request could not be met.
     Error(Refusal),

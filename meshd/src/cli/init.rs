@@ -1,21 +1,24 @@
 //! `meshd init`: a new mesh, with this node as its first member.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use ipnet::{IpNet, Ipv4Net};
 use meshnet::io::clock;
-use meshnet::membership::is_host_of;
+use meshnet::membership::{AuthoritySecret, is_host_of};
 use proto::id::Name;
 use rand::rngs::StdRng;
 
+use super::authority::write_sealed;
+use super::passphrase::Source;
 use super::{Global, parse_name};
 use crate::config::write::Choices;
 use crate::config::{self, Config, HostPort, Subnet};
 use crate::exit::Failure;
 use crate::founding::{Founded, Founder};
+use crate::state::vault::Content;
 use crate::state::{Kind, StateDir, atomic};
 use crate::{local, output};
 
@@ -27,7 +30,8 @@ Nothing that exists is overwritten.
 
 Examples:
   meshd init --mesh home --name first --endpoint first.example.org:4655 --relay
-  meshd init --mesh prod --name ams1 --address 10.99.0.1/16 --datacenter ams")]
+  meshd init --mesh prod --name ams1 --address 10.99.0.1/16 --datacenter ams
+  meshd init --mesh prod --name ams1 --recovery-to /media/stick/recovery.age --passphrase-fd 3 3< pass")]
 pub(super) struct Args {
     /// The mesh's name: 1 to 63 of a-z, 0-9, and -
     #[arg(long, value_parser = parse_name)]
@@ -40,6 +44,11 @@ pub(super) struct Args {
     address: Option<String>,
     #[command(flatten)]
     place: Place,
+    /// Write the recovery key to this file, encrypted with a passphrase, and not to the state directory
+    #[arg(long, value_name = "FILE")]
+    recovery_to: Option<PathBuf>,
+    #[command(flatten)]
+    passphrase: Source,
     /// A network behind this node that the others shall reach through it
     #[arg(long, value_name = "PREFIX", value_parser = config::parse_prefix)]
     subnet: Vec<IpNet>,
@@ -78,6 +87,10 @@ impl Args {
         let choices = self.place.choices(&self.subnet);
         check_config(&config_path, &choices)?;
 
+        let passphrase = match &self.recovery_to {
+            Some(_) => Some(self.passphrase.new_one("the recovery key")?),
+            None => None,
+        };
         let founder = Founder {
             mesh: self.mesh.clone(),
             name: self.name.clone(),
@@ -87,6 +100,11 @@ impl Args {
         };
         let made = founder.found(&state, clock::wall(), &mut rng)?;
         write_config(&config_path, &choices)?;
+        if let (Some(file), Some(passphrase)) = (&self.recovery_to, &passphrase) {
+            let key = AuthoritySecret::from_bytes(&*state.secret(Kind::Recovery)?);
+            write_sealed(file, Content::Recovery, &key, passphrase)?;
+            state.remove(Kind::Recovery)?;
+        }
         made.complete(&state)?;
         output::print(&self.report(global, &state, network, &made)?)?;
         Ok(ExitCode::SUCCESS)
@@ -140,7 +158,11 @@ impl Args {
         made: &Founded,
     ) -> anyhow::Result<String> {
         let addresses: Vec<IpAddr> = made.certificate.addresses().collect();
-        let recovery = state.file(Kind::Recovery);
+        let recovery = self.recovery_to.clone().unwrap_or_else(|| state.file(Kind::Recovery));
+        let keep = match &self.recovery_to {
+            Some(_) => "Keep the recovery key, which is encrypted, in a safe place",
+            None => "Take the recovery key away: meshd authority export FILE --recovery --remove. It is",
+        };
         if global.json {
             return output::json_line(&serde_json::json!({
                 "mesh": self.mesh.as_str(),
@@ -161,8 +183,9 @@ impl Args {
              Next:\n\
              1. Start it:              systemctl enable --now meshd   (or: meshd up)\n\
              2. Invite another node:   meshd invite NAME\n\
-             3. Move the recovery key offline, then delete it here: {}\n   \
-                It replaces the authority if that is lost or stolen. Back up {} as well.\n",
+             3. {keep}: {}\n   \
+                It replaces the authority if that is lost or stolen. Back up {} as well\n   \
+                (meshd authority export FILE; with --remove the authority is offline from then on).\n",
             self.mesh,
             self.name,
             recovery.display(),

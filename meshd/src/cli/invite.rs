@@ -25,11 +25,14 @@ use crate::exit::Failure;
 use crate::join::server::{self, SignError};
 use crate::local;
 use crate::output::{self, units};
-use crate::state::invitations::{Invitation, Psk, Register};
+use crate::state::invitations::{Invitation, Limits, Psk, Register};
 use crate::state::{Home, StateDir};
 
 /// Longest validity of an invitation: it is a secret that lies about.
 const MAX_TTL_S: u64 = 30 * 24 * 3600;
+
+/// Least that an issuer's certificates may last, in seconds: renewing takes its time.
+const MIN_LIFETIME_S: u32 = 24 * 3600;
 
 /// Arguments of `meshd invite`.
 #[derive(clap::Args, Debug)]
@@ -40,7 +43,8 @@ It is a secret, works once, and ends by itself.
 Examples:
   meshd invite second
   ssh second meshd join \"$(meshd invite second)\"
-  meshd invite gateway --subnet 192.168.7.0/24 --role relay --ttl 1h")]
+  meshd invite gateway --subnet 192.168.7.0/24 --role relay --ttl 1h
+  meshd invite cellar-home --role issuer --may-name=-home --may-give 10.99.8.0/24 --may-last 30d")]
 pub(super) struct Args {
     /// The new node's name: 1 to 63 of a-z, 0-9, and -
     #[arg(value_parser = parse_name)]
@@ -54,6 +58,15 @@ pub(super) struct Args {
     /// What it may do beside taking part
     #[arg(long, value_enum)]
     role: Vec<Role>,
+    /// With --role issuer: it certifies only names that end so
+    #[arg(long, value_name = "SUFFIX", requires = "role")]
+    may_name: Option<String>,
+    /// With --role issuer: it certifies only addresses and subnets within this prefix; may be repeated
+    #[arg(long, value_name = "PREFIX", value_parser = config::parse_prefix, requires = "role")]
+    may_give: Vec<IpNet>,
+    /// With --role issuer: it certifies for so long at most
+    #[arg(long, value_name = "SPAN", value_parser = units::parse_span, requires = "role")]
+    may_last: Option<u64>,
     /// How long the invitation is good, for example 30m, 24h, or 7d
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = units::parse_span)]
     ttl: u64,
@@ -82,6 +95,7 @@ impl Args {
         if self.ttl > MAX_TTL_S {
             return Err(Failure::Usage("--ttl: an invitation may last 30 days at most".into()).into());
         }
+        let limits = self.limits()?;
         let mut rng: StdRng = rand::make_rng();
         let now = clock::now();
         let state = StateDir::open(&global.state_path()?)?;
@@ -116,6 +130,7 @@ impl Args {
             addresses,
             prefixes: self.subnet.clone(),
             roles: roles.0,
+            limits,
             created_s: now_s,
             expires_s: now_s + self.ttl,
             redeemed: None,
@@ -139,6 +154,26 @@ impl Args {
         };
         output::print(&self.report(global, &url, &invitation)?)?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// What the new member may certify.
+    fn limits(&self) -> anyhow::Result<Limits> {
+        let usage = |message: &str| anyhow::Error::from(Failure::Usage(message.into()));
+        let limited = self.may_name.is_some() || !self.may_give.is_empty() || self.may_last.is_some();
+        if limited && !self.role.contains(&Role::Issuer) {
+            return Err(usage("--may-name, --may-give, and --may-last go with --role issuer"));
+        }
+        let names = self.may_name.clone().unwrap_or_default();
+        if names.len() > Name::MAX_LEN
+            || !names.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        {
+            return Err(usage("--may-name: the end of a name has a-z, 0-9, and - only, for example -home"));
+        }
+        let lifetime_s = self.may_last.map(|span| u32::try_from(span).unwrap_or(u32::MAX));
+        if lifetime_s.is_some_and(|span| span < MIN_LIFETIME_S) {
+            return Err(usage("--may-last: certificates have to last for a day at least"));
+        }
+        Ok(Limits { names, prefixes: self.may_give.clone(), lifetime_s })
     }
 
     fn report(&self, global: &Global, url: &Url, invitation: &Invitation) -> anyhow::Result<String> {

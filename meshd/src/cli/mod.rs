@@ -1,11 +1,13 @@
 //! The command line: what can be typed, one verb a file.
 
+mod authority;
 mod events;
 mod graph;
 mod init;
 mod invite;
 mod join;
 mod keys;
+mod passphrase;
 mod peers;
 mod ping;
 mod plan;
@@ -122,6 +124,8 @@ enum Verb {
     Keys(keys::Args),
     /// Take a member out of the mesh, for good
     Revoke(revoke::Args),
+    /// Show the mesh's authority, replace its key, take it offline and back
+    Authority(authority::Args),
     /// Show what happened to peers and paths lately
     Events(events::Args),
     /// Draw the mesh: members, links, and the paths in use
@@ -147,6 +151,7 @@ impl Cli {
             Verb::Why(args) => args.run(global),
             Verb::Keys(args) => args.run(global),
             Verb::Revoke(args) => args.run(global),
+            Verb::Authority(args) => args.run(global),
             Verb::Events(args) => args.run(global),
             Verb::Graph(args) => args.run(global),
             Verb::Stack(args) => args.run(global),

@@ -50,6 +50,13 @@ impl Service {
             Request::AbortPlan => self.abort_plan(now),
             Request::KeyPlan => Answer::Plan { plan: trust::plan(node, now).map(Box::new) },
             Request::Revoke(request) => self.revoke(now, &request),
+            Request::Authority => self.authority(now),
+            Request::RotateAuthority { patience_s, without } => {
+                self.rotate_authority(now, patience_s, &without)
+            }
+            Request::AbortAuthority => self.abort_authority(now),
+            Request::Chain => self.chain(),
+            Request::RecoverAuthority { bundle } => self.recover_authority(now, &bundle),
             Request::Reload => match self.reload().await {
                 Ok(notes) => Answer::Done { notes },
                 Err(error) => refuse(exit::USAGE, error.to_string()),

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `start` | reads the state, opens sockets and device, makes the node |
 //! | `service` | the loop |
+//! | `authority` | the authority over the control socket, and replacing it |
 //! | `calls` | answers requests from the control socket |
 //! | `show` | the node's state as the control socket shows it |
 //! | `history` | what happened to the peers lately |
@@ -19,6 +20,7 @@
 //! | [`lanes`] | the data plane's threads |
 //! | [`notify`] | tells systemd |
 
+mod authority;
 mod calls;
 pub mod dns;
 mod graph;
@@ -36,6 +38,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+pub use authority::{describe as describe_authority, fingerprint};
 pub use start::{Error, Permission};
 
 /// Threads for what blocks: name look-ups.

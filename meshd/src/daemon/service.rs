@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use super::authority::Driver;
 use super::calls::Pings;
 use super::dns::Resolver;
 use super::history::{self, History, PathChange};
@@ -75,6 +76,7 @@ pub(super) struct Service {
     pub(super) started: Mono,
     pub(super) pings: Pings,
     pub(super) history: History,
+    pub(super) driver: Driver,
     /// Routes that the kernel has not got yet.
     routes: Option<Vec<Route>>,
     /// The last request to send again that the sending threads were woken for.
@@ -96,12 +98,13 @@ enum Wake {
 }
 
 impl Service {
-    pub(super) fn new(parts: Parts) -> Service {
+    pub(super) fn new(parts: Parts, driver: Driver) -> Service {
         Service {
             parts,
             started: clock::mono(),
             pings: Pings::default(),
             history: History::default(),
+            driver,
             routes: None,
             resent: 0,
         }
@@ -203,6 +206,7 @@ impl Service {
         let now = clock::now();
         self.parts.node.handle_timeout(now);
         self.pings.expire(Instant::now());
+        self.drive_rollover(now);
         if self.parts.store.due().is_some_and(|due| due <= Instant::now()) {
             let cache = self.parts.node.export_cache();
             self.parts.store.save(cache);
@@ -212,7 +216,8 @@ impl Service {
     fn next_timer(&self) -> Instant {
         let now = clock::now();
         let node = Instant::now() + self.parts.node.poll_timeout(now).since(now.mono);
-        [self.parts.store.due(), self.pings.due()].into_iter().flatten().fold(node, Instant::min)
+        let others = [self.parts.store.due(), self.pings.due(), self.driver.due()];
+        others.into_iter().flatten().fold(node, Instant::min)
     }
 
     /// Does what the node wants: events, then datagrams; routes last, because the kernel takes its time.

@@ -21,6 +21,7 @@ use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::authority::Driver;
 use super::dns::Resolver;
 use super::lanes::{CHANNEL_LEN, Lanes, Queues, SOCKETS_MAX, Sockets};
 use super::network::{Forwarding, Network};
@@ -183,7 +184,8 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
         "meshd {} is up", env!("CARGO_PKG_VERSION")
     );
     notify::ready(&format!("{} in mesh {}", certificate.name, home.chain.current().name));
-    Ok(Service::new(Parts {
+    let driver = Driver::resume(&state)?;
+    let parts = Parts {
         options,
         config,
         logs,
@@ -206,7 +208,8 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
         rng,
         _unlink: server::Unlink(socket_path),
         _lock: lock,
-    }))
+    };
+    Ok(Service::new(parts, driver))
 }
 
 /// What the daemon goes on needing once everything is open.

@@ -16,6 +16,7 @@ use crate::api::keys::{Epoch, Keys, PeerKeys, Plan, PlanMember, SessionEpochs};
 use crate::api::server::refuse;
 use crate::api::{Answer, RevokeRequest};
 use crate::exit;
+use crate::join::server::within_limits;
 use crate::state::Kind;
 use crate::state::files::emit_objects;
 
@@ -266,6 +267,7 @@ impl Service {
         };
         let trust = parts.node.membership().trust().clone();
         let salt = parts.rng.random();
+        let request = within_limits(&signer, request);
         match issue(now.wall, &trust, &signer, request, Some(old.serial), salt) {
             Ok(renewed) => match parts.node.add_certificate(now, renewed.signed().clone(), issuer) {
                 Ok(()) => {

@@ -287,9 +287,12 @@ fn check_promise(
 pub fn request(invitation: &Invitation, identity: IdentityKey) -> Option<Request> {
     let roles = Roles(invitation.roles);
     let constraints = roles.contains(Roles::ISSUER).then(|| IssuerConstraints {
-        name_suffix: String::new(),
-        prefixes: Vec::new(),
-        max_lifetime_s: u32::try_from(DEFAULT_LIFETIME_S).unwrap_or(u32::MAX),
+        name_suffix: invitation.limits.names.clone(),
+        prefixes: invitation.limits.prefixes.clone(),
+        max_lifetime_s: invitation
+            .limits
+            .lifetime_s
+            .unwrap_or(u32::try_from(DEFAULT_LIFETIME_S).unwrap_or(u32::MAX)),
     });
     Some(Request {
         identity,
@@ -333,7 +336,18 @@ pub fn sign(
         (None, Some(certificate)) => Signer::Member { secret: &home.identity, certificate },
         (None, None) => return Err(SignError::NotAnIssuer),
     };
+    let request = within_limits(&signer, request);
     Ok(issue(now.wall, &home.chain, &signer, request, None, salt)?)
+}
+
+/// What is asked for, for as long as the signer may certify at most.
+pub fn within_limits(signer: &Signer<'_>, request: Request) -> Request {
+    let limits = match signer {
+        Signer::Root(_) => None,
+        Signer::Member { certificate, .. } => certificate.body().constraints.as_ref(),
+    };
+    let longest_s = limits.map_or(u64::MAX, |limits| limits.max_lifetime_s.into());
+    Request { lifetime_s: request.lifetime_s.min(longest_s), ..request }
 }
 
 fn own_as_issuer(home: &Home) -> Option<&VerifiedCertificate> {

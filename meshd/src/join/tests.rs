@@ -73,6 +73,7 @@ impl Inviter {
             addresses: vec![address.unwrap_or("10.9.0.2").parse().unwrap()],
             prefixes: vec!["192.168.7.0/24".parse().unwrap()],
             roles: 0,
+            limits: Default::default(),
             created_s: now_s,
             expires_s: now_s.saturating_add_signed(ttl_s),
             redeemed: None,

@@ -1,5 +1,6 @@
 //! Showing the daemon's answers to people: aligned tables, colours only on a terminal.
 
+mod authority;
 pub mod graph;
 mod keys;
 mod tables;
@@ -8,6 +9,7 @@ pub mod units;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+pub use authority::{authority, rollover};
 pub use keys::{keys, plan, rotation};
 pub use tables::{candidates, describe, events, peers, routes, status};
 

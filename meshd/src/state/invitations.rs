@@ -37,12 +37,27 @@ pub struct Invitation {
     pub prefixes: Vec<IpNet>,
     /// The roles that it gets, as in certificates.
     pub roles: u8,
+    /// What it may certify, as an issuer.
+    #[serde(default)]
+    pub limits: Limits,
     /// When it was made, in seconds since the Unix epoch.
     pub created_s: u64,
     /// When it ends, in seconds since the Unix epoch.
     pub expires_s: u64,
     /// Who used it.
     pub redeemed: Option<Redeemed>,
+}
+
+/// What an issuer may certify.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Names that end so; all if empty.
+    pub names: String,
+    /// Addresses and prefixes within these; addresses of the mesh's network, and no prefixes, if empty.
+    pub prefixes: Vec<IpNet>,
+    /// For so many seconds at most; the usual lifetime if absent.
+    pub lifetime_s: Option<u32>,
 }
 
 /// The use of an invitation.
@@ -286,6 +301,7 @@ mod tests {
             addresses: vec!["10.99.0.2".parse().unwrap()],
             prefixes: vec!["192.168.7.0/24".parse().unwrap()],
             roles: 1,
+            limits: Limits::default(),
             created_s: 1,
             expires_s,
             redeemed: None,

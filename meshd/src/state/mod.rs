@@ -11,6 +11,8 @@ pub mod files;
 pub mod home;
 pub mod invitations;
 mod lock;
+pub mod rollover;
+pub mod vault;
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -115,8 +117,10 @@ pub enum Kind {
     Transport,
     /// The mesh's gate key.
     Gate,
-    /// The mesh authority's Ed25519 secret; only where `init` ran.
+    /// The mesh authority's Ed25519 secret; only where `init` ran, or where it was imported.
     Authority,
+    /// The key that is to replace the authority's, while that is under way.
+    Rollover,
     /// The recovery key's Ed25519 secret; to be kept offline.
     Recovery,
     /// All versions of the trust bundle, in order.
@@ -141,11 +145,12 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 14] = [
+    pub const ALL: [Kind; 15] = [
         Kind::Identity,
         Kind::Transport,
         Kind::Gate,
         Kind::Authority,
+        Kind::Rollover,
         Kind::Recovery,
         Kind::Chain,
         Kind::Certificate,
@@ -165,6 +170,7 @@ impl Kind {
             Kind::Transport => "transport.keys",
             Kind::Gate => "gate.key",
             Kind::Authority => "authority.key",
+            Kind::Rollover => "authority.next",
             Kind::Recovery => "recovery.key",
             Kind::Chain => "trust.chain",
             Kind::Certificate => "certificate",
@@ -185,6 +191,7 @@ impl Kind {
             Kind::Transport => "transport",
             Kind::Gate => "gate",
             Kind::Authority => "authority",
+            Kind::Rollover => "rollover",
             Kind::Recovery => "recovery",
             Kind::Chain => "chain",
             Kind::Certificate => "certificate",
@@ -205,6 +212,10 @@ impl Kind {
                 "restore it from a backup, or move the directory away and join again with a new invitation"
             }
             Kind::Authority | Kind::Recovery => "restore it from the copy made when the mesh was started",
+            Kind::Rollover => {
+                "restore it from a backup; without it, the authority has to be replaced with the recovery key \
+                 (meshd authority recover)"
+            }
             Kind::Records => "move it away: the other members send their records again",
             Kind::Revocations => "move it away: the other members send the revocations again",
             Kind::Plan => "move it away, and make the plan again: meshd keys rotate --all",
