@@ -50,6 +50,17 @@ pub enum CandidateKind {
     Reflexive = 2,
     /// Mapped by a gateway (UPnP, NAT-PMP, PCP).
     Mapped = 3,
+    /// It listens there on TCP ([`crate::stream`]).
+    Tcp = 4,
+    /// It listens there on TCP, with TLS around the stream.
+    Tls = 5,
+}
+
+impl CandidateKind {
+    /// Whether it is reached by a stream rather than by datagrams.
+    pub fn is_stream(self) -> bool {
+        matches!(self, CandidateKind::Tcp | CandidateKind::Tls)
+    }
 }
 
 /// An endpoint where a node may be reached.
@@ -68,6 +79,8 @@ impl Candidate {
             0 => CandidateKind::Interface,
             1 => CandidateKind::Configured,
             3 => CandidateKind::Mapped,
+            4 => CandidateKind::Tcp,
+            5 => CandidateKind::Tls,
             _ => CandidateKind::Reflexive,
         };
         Ok(Candidate { kind, endpoint: parse_endpoint(reader)? })

@@ -42,6 +42,7 @@ pub mod relay;
 pub mod revocation;
 pub mod signed;
 pub mod stale;
+pub mod stream;
 
 pub use error::Error;
 

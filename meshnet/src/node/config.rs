@@ -155,6 +155,12 @@ pub struct Settings {
     pub interface_addresses: Vec<IpAddr>,
     /// The node's UDP sockets.
     pub sockets: Vec<Socket>,
+    /// Where the node listens on TCP.
+    pub streams: Vec<StreamSocket>,
+    /// Whether TCP connections may be made to members, where datagrams do not arrive.
+    pub dial_tcp: bool,
+    /// The same with TLS.
+    pub dial_tls: bool,
     /// MTU of the overlay interface.
     pub mtu: u16,
     /// Copy TOS or traffic class of inner packets outward.
@@ -178,6 +184,21 @@ pub struct PeerPolicy {
     pub forbidden_relays: Vec<Name>,
     /// Networks in which no endpoint of the peer may be used.
     pub forbidden_networks: Vec<IpNet>,
+}
+
+/// Where the node listens on TCP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StreamSocket {
+    /// Whether TLS is spoken there.
+    pub tls: bool,
+    /// Its port.
+    pub port: u16,
+    /// Whether it takes IPv4.
+    pub ipv4: bool,
+    /// Whether it takes IPv6.
+    pub ipv6: bool,
+    /// The address it is bound to; `None` for all.
+    pub bound: Option<IpAddr>,
 }
 
 /// A UDP socket of the node.

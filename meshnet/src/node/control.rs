@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 
 use proto::data::TrailerFlags;
+use proto::endpoint::{Candidate, CandidateKind};
 use proto::frame::{self, Frame};
 use proto::id::{MemberId, ReceiverIndex, RelayLabel};
 use proto::lane::Lane;
 
-use super::{Event, Node};
+use super::{Event, Node, Socket};
 use crate::dataplane::fragment::Fragments;
 use crate::dataplane::icmp::Error;
 use crate::dataplane::meta::Checksum;
@@ -15,7 +16,7 @@ use crate::dataplane::mss;
 use crate::dataplane::snapshot::MemberSlot;
 use crate::dataplane::split::{Fill, Split};
 use crate::dataplane::{Carrier, HEADROOM, PeerTx, TAILROOM, Via, checksum, tx};
-use crate::path::{Origin, PathId};
+use crate::path::{Origin, PathId, SocketId};
 use crate::time::Now;
 
 /// Frames are packed into datagrams of at most this many bytes, or of what the path carries.
@@ -49,7 +50,8 @@ impl Node {
         match frame {
             Frame::Probe { id, sent_us, .. } => {
                 let observed = match via {
-                    Via::Direct { from, .. } => Some(from),
+                    // The port of a connection is of no use to others.
+                    Via::Direct { socket, from } => (!socket.is_stream()).then_some(from),
                     Via::Relayed { .. } => None,
                 };
                 let in_use = u8::from(self.uses(member, path));
@@ -60,6 +62,7 @@ impl Node {
                 let Some(peer) = self.peers.get_mut(&member) else { return };
                 if peer.paths.handle_reply(now.mono, &path, id).is_some()
                     && let Some(observed) = observed
+                    && !path.is_stream()
                 {
                     self.note_reflexive(now, member, observed);
                 }
@@ -225,7 +228,7 @@ impl Node {
         }
     }
 
-    fn handle_candidates(&mut self, now: Now, member: MemberId, candidates: Vec<proto::endpoint::Candidate>) {
+    fn handle_candidates(&mut self, now: Now, member: MemberId, candidates: Vec<Candidate>) {
         let Some(peer) = self.peers.get_mut(&member) else { return };
         if peer.candidates == candidates {
             return;
@@ -326,22 +329,21 @@ impl Node {
         &mut self,
         now: Now,
         member: MemberId,
-        endpoints: &[SocketAddr],
+        candidates: &[Candidate],
         origin: Origin,
     ) {
-        for endpoint in endpoints {
+        for Candidate { kind, endpoint } in candidates {
             if !self.is_dialable(*endpoint) {
                 continue;
             }
-            let Some(socket) = self
-                .settings
-                .sockets
-                .iter()
-                .find(|socket| if endpoint.is_ipv4() { socket.ipv4 } else { socket.ipv6 })
-            else {
-                continue;
+            let serves = |socket: &&Socket| if endpoint.is_ipv4() { socket.ipv4 } else { socket.ipv6 };
+            let socket = match kind {
+                CandidateKind::Tcp => self.settings.dial_tcp.then_some(SocketId::TCP),
+                CandidateKind::Tls => self.settings.dial_tls.then_some(SocketId::TLS),
+                _ => self.settings.sockets.iter().find(serves).map(|socket| socket.id),
             };
-            let path = PathId::Direct { socket: socket.id, remote: *endpoint };
+            let Some(socket) = socket else { continue };
+            let path = PathId::Direct { socket, remote: *endpoint };
             if let Some(peer) = self.peers.get_mut(&member) {
                 peer.paths.add(now.mono, path, origin);
             }

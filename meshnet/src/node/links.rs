@@ -24,6 +24,8 @@ const TARGET_MEMBERS: usize = 3;
 pub(super) const MAX_OWN_LINKS: usize = 224;
 /// Reflexive endpoints announced, at most.
 const MAX_REFLEXIVE: usize = 4;
+/// Endpoints on TCP announced, at most.
+const MAX_STREAM_CANDIDATES: usize = 4;
 
 impl Node {
     /// Whether this node relays for others: it is asked to, and its certificate says that it may.
@@ -150,13 +152,19 @@ impl Node {
     pub(super) fn own_candidates(&self) -> Vec<Candidate> {
         let mut candidates: Vec<Candidate> = Vec::new();
         let mut add = |kind, endpoint: SocketAddr| {
-            let new = !candidates.iter().any(|known| known.endpoint == endpoint);
+            let same = |known: &Candidate| {
+                known.endpoint == endpoint && known.kind.is_stream() == CandidateKind::is_stream(kind)
+            };
+            let new = !candidates.iter().any(same);
             if new && candidates.len() < MAX_CANDIDATES {
                 candidates.push(Candidate { kind, endpoint });
             }
         };
         for endpoint in &self.settings.endpoints {
             add(CandidateKind::Configured, *endpoint);
+        }
+        for (kind, endpoint) in self.stream_candidates().into_iter().take(MAX_STREAM_CANDIDATES) {
+            add(kind, endpoint);
         }
         let reflexive: BTreeSet<SocketAddr> = self.reflexive.values().copied().collect();
         let on_interface = |endpoint: &SocketAddr| self.settings.interface_addresses.contains(&endpoint.ip());
@@ -174,19 +182,43 @@ impl Node {
         candidates
     }
 
+    /// Where the node listens on TCP: at its configured addresses first.
+    fn stream_candidates(&self) -> Vec<(CandidateKind, SocketAddr)> {
+        let configured = self.settings.endpoints.iter().map(SocketAddr::ip);
+        let addresses: Vec<IpAddr> =
+            configured.chain(self.settings.interface_addresses.iter().copied()).collect();
+        let mut candidates = Vec::new();
+        for socket in &self.settings.streams {
+            let kind = if socket.tls { CandidateKind::Tls } else { CandidateKind::Tcp };
+            for (at, address) in addresses.iter().enumerate() {
+                let served = if address.is_ipv4() { socket.ipv4 } else { socket.ipv6 };
+                // A configured address may be a translator's, which leads here.
+                let here =
+                    at < self.settings.endpoints.len() || socket.bound.is_none_or(|bound| bound == *address);
+                let candidate = (at, kind, SocketAddr::new(*address, socket.port));
+                if served
+                    && here
+                    && !candidates.iter().any(|(_, kind, at)| (kind, at) == (&candidate.1, &candidate.2))
+                {
+                    candidates.push(candidate);
+                }
+            }
+        }
+        // One address of each listener before the second of any.
+        candidates.sort_by_key(|(at, _, _)| *at);
+        candidates.into_iter().map(|(_, kind, endpoint)| (kind, endpoint)).collect()
+    }
+
     /// Brings the candidates and relays of one peer up to date with what the records say.
     pub(super) fn refresh_paths(&mut self, now: Now, member: MemberId) {
         let policy = self.policy_for(now, member);
         let Some(peer) = self.peers.get_mut(&member) else { return };
         peer.paths.set_policy(now.mono, policy);
-        let told = peer.candidates.iter().map(|candidate| candidate.endpoint);
-        let recorded = self
-            .lsdb
-            .get(member)
-            .into_iter()
-            .flat_map(|entry| entry.record().candidates.iter().map(|candidate| candidate.endpoint));
-        let endpoints: Vec<SocketAddr> = told.chain(recorded).collect();
-        self.add_candidates(now, member, &endpoints, Origin::Announced);
+        let told = peer.candidates.iter().copied();
+        let recorded =
+            self.lsdb.get(member).into_iter().flat_map(|entry| entry.record().candidates.iter().copied());
+        let candidates: Vec<Candidate> = told.chain(recorded).collect();
+        self.add_candidates(now, member, &candidates, Origin::Announced);
         let relays = self.relays_towards(now, member);
         let Some(peer) = self.peers.get_mut(&member) else { return };
         peer.paths.retain_relays(|relay| relays.contains(relay));

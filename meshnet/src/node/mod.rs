@@ -58,7 +58,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 pub use authority::{Rollover, RolloverError, RolloverMember, Stage, Work};
-pub use config::{KeyRing, NodeConfig, NodeError, OwnEpoch, PeerPolicy, Settings, Socket};
+pub use config::{KeyRing, NodeConfig, NodeError, OwnEpoch, PeerPolicy, Settings, Socket, StreamSocket};
 pub use event::{Event, Inbound, JoinOrigin, Route, Transmit};
 pub use plan::PlanError;
 pub use reissue::REISSUE_PATIENCE;
@@ -356,6 +356,22 @@ impl Node {
                 self.send_probes(now, member);
                 self.dirty.peers.insert(member);
             }
+        }
+        self.settle(now);
+    }
+
+    /// The TCP connection with `remote` was closed, or none could be made.
+    pub fn handle_stream_closed(&mut self, now: Now, socket: SocketId, remote: SocketAddr) {
+        let id = PathId::Direct { socket, remote };
+        let members: Vec<MemberId> = self.peers.keys().copied().collect();
+        for member in members {
+            let Some(peer) = self.peers.get_mut(&member) else { continue };
+            if !peer.paths.stream_closed(now.mono, &id) {
+                continue;
+            }
+            self.dirty.peers.insert(member);
+            self.send_probes(now, member);
+            self.relay_changed(now, member);
         }
         self.settle(now);
     }

@@ -72,6 +72,7 @@ impl Node {
     /// Paths whose datagrams this machine sends to `remote`: those straight to it, and those through the member there.
     fn paths_over(&self, remote: SocketAddr) -> Vec<(MemberId, PathId)> {
         let leads_there = |path: &PathId| match path {
+            PathId::Direct { socket, .. } if socket.is_stream() => false,
             PathId::Direct { remote: known, .. } => {
                 *known == remote || (remote.port() == 0 && known.ip() == remote.ip())
             }

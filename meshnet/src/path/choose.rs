@@ -17,6 +17,9 @@ const RELAY_HANDICAP_US: u64 = 3_000;
 /// A path over public addresses must be better than one inside the LAN by this much: the LAN costs nobody anything, and a
 /// NAT that sends back in what comes from its inside is a bottleneck.
 const OUTSIDE_HANDICAP_US: u64 = 300;
+/// A TCP connection must be better than datagrams by this much: what is lost holds up all that comes after it. Less than a
+/// relay's, whose first hop may well be a TCP connection, too.
+const STREAM_HANDICAP_US: u64 = 2_000;
 /// A path must be better than the chosen one by a fifth and by this much to replace it.
 const SWITCH_MARGIN_US: u64 = 500;
 /// What a path counts as that is proven by a handshake but not measured yet.
@@ -31,7 +34,7 @@ pub enum Change {
     Died,
     /// The one before had left several probes unanswered.
     Doubted,
-    /// It is of a better kind: inside the LAN, or direct.
+    /// It is of a better kind: inside the LAN, direct, or without TCP.
     Kind,
     /// It scored better by so many microseconds.
     Better(u64),
@@ -210,7 +213,7 @@ impl PathSet {
         }
         self.paths
             .iter()
-            .filter(|(id, path)| except != Some(**id) && !path.forbidden)
+            .filter(|(id, path)| except != Some(**id) && !path.forbidden && path.is_of_use(id, false))
             .min_by_key(|(id, path)| (id.is_direct(), !path.proven, **id))
             .map(|(id, _)| *id)
     }
@@ -239,11 +242,13 @@ impl PathSet {
 enum Kind {
     Lan,
     Direct,
+    Stream,
     Relay,
 }
 
 fn kind(id: &PathId) -> Kind {
     match id {
+        PathId::Direct { socket, .. } if socket.is_stream() => Kind::Stream,
         PathId::Direct { remote, .. } if is_local(remote.ip()) => Kind::Lan,
         PathId::Direct { .. } => Kind::Direct,
         PathId::Relay { .. } => Kind::Relay,
@@ -263,6 +268,7 @@ pub(super) fn score(id: &PathId, path: &Path) -> u64 {
     match kind(id) {
         Kind::Lan => own,
         Kind::Direct => own + OUTSIDE_HANDICAP_US,
+        Kind::Stream => own + own / 10 + STREAM_HANDICAP_US,
         Kind::Relay => own + own / 10 + RELAY_HANDICAP_US,
     }
 }

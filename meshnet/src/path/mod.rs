@@ -11,6 +11,7 @@ pub mod choose;
 pub mod mtu;
 mod policy;
 mod quality;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,10 +23,26 @@ use crate::time::Mono;
 pub use choose::{Change, PathView, Selection, Standing};
 pub use policy::{Policy, Use};
 pub use quality::Quality;
+pub use stream::{STREAM_AFTER, STREAM_LINGER};
 
-/// Which of the node's UDP sockets, by its place in the list of listening sockets.
+/// Which of the node's UDP sockets, by its place in the list of listening sockets; or that a stream carries the datagrams.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct SocketId(pub u8);
+
+impl SocketId {
+    /// A TCP connection that this node makes to the remote endpoint.
+    pub const TCP: SocketId = SocketId(253);
+    /// The same with TLS.
+    pub const TLS: SocketId = SocketId(254);
+    /// A TCP connection, with or without TLS, that came from the remote endpoint: once closed, only the other end can make
+    /// another.
+    pub const ACCEPTED: SocketId = SocketId(255);
+
+    /// Whether it is a TCP connection.
+    pub fn is_stream(self) -> bool {
+        self >= SocketId::TCP
+    }
+}
 
 /// What identifies a path to a peer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -48,6 +65,11 @@ impl PathId {
     /// Whether the path needs no relay.
     pub fn is_direct(&self) -> bool {
         matches!(self, PathId::Direct { .. })
+    }
+
+    /// Whether it leads straight to the peer by a TCP connection.
+    pub fn is_stream(&self) -> bool {
+        matches!(self, PathId::Direct { socket, .. } if socket.is_stream())
     }
 }
 
@@ -140,7 +162,7 @@ struct InFlight {
 }
 
 impl Path {
-    fn new(origin: Origin, forbidden: bool, now: Mono) -> Path {
+    fn new(id: &PathId, origin: Origin, forbidden: bool, now: Mono) -> Path {
         Path {
             origin,
             forbidden,
@@ -153,7 +175,7 @@ impl Path {
             tries: 0,
             next_probe: now,
             in_flight: Vec::new(),
-            mtu: mtu::Search::new(now),
+            mtu: if id.is_stream() { mtu::Search::of_stream(now) } else { mtu::Search::new(now) },
         }
     }
 
@@ -210,6 +232,7 @@ pub struct PathSet {
     switched: Mono,
     change: Change,
     policy: Policy,
+    reach: stream::Reach,
     last_traffic: Option<Mono>,
     keep: bool,
     next_id: u32,
@@ -224,6 +247,7 @@ impl PathSet {
             switched: Mono(0),
             change: Change::First,
             policy: Policy::default(),
+            reach: stream::Reach::default(),
             last_traffic: None,
             keep: false,
             next_id: first_probe_id,
@@ -251,7 +275,7 @@ impl PathSet {
             };
             self.paths.remove(&victim);
         }
-        self.paths.insert(id, Path::new(origin, !self.policy.allows(&id), now));
+        self.paths.insert(id, Path::new(&id, origin, !self.policy.allows(&id), now));
         true
     }
 
@@ -283,7 +307,7 @@ impl PathSet {
         for (id, path) in &mut self.paths {
             let forbidden = !self.policy.allows(id);
             if std::mem::replace(&mut path.forbidden, forbidden) && !forbidden {
-                *path = Path::new(path.origin, false, now);
+                *path = Path::new(id, path.origin, false, now);
             }
         }
     }
@@ -299,6 +323,9 @@ impl PathSet {
         self.last_traffic = Some(now);
         if idle_for <= ACTIVE_FOR {
             return false;
+        }
+        if idle_for > IDLE_AFTER && !self.keep {
+            self.reach.forget();
         }
         for path in self.paths.values_mut() {
             if path.proven {
@@ -415,10 +442,11 @@ impl PathSet {
         self.paths.keys().find(|id| is_wished(id)).copied()
     }
 
-    /// A direct path that leads to an endpoint.
+    /// A direct path that leads to a UDP endpoint.
     pub fn to_endpoint(&self, remote: SocketAddr) -> Option<PathId> {
-        let leads_there =
-            |id: &&PathId| matches!(id, PathId::Direct { remote: known, .. } if *known == remote);
+        let leads_there = |id: &&PathId| {
+            matches!(id, PathId::Direct { remote: known, .. } if *known == remote) && !id.is_stream()
+        };
         self.paths.keys().find(leads_there).copied()
     }
 
@@ -431,13 +459,22 @@ impl PathSet {
         let warm = self.warm(now);
         let active = self.is_active(now);
         let in_doubt = active && self.primary.is_some() && !self.primary_is_trusted(now);
-        let (&id, _) = self.paths.iter().find(|(_, path)| !path.forbidden && path.next_probe <= now)?;
+        let by_stream = self.reach.streams_wanted(now);
+        let on_stream = self.primary.is_some_and(|id| id.is_stream());
+        let (&id, _) = self
+            .paths
+            .iter()
+            .find(|(id, path)| !path.forbidden && path.next_probe <= now && path.is_of_use(id, by_stream))?;
         let primary = self.primary == Some(id);
         let path = self.paths.get_mut(&id)?;
         let wait = if !path.proven || !path.alive(now) {
             path.tries += 1;
             let wait = candidate_wait(path.tries);
-            if path.proven && active { wait.min(PROBE_DEAD) } else { wait }
+            match active {
+                true if path.proven => wait.min(PROBE_DEAD),
+                true if on_stream => wait.min(PROBE_OTHER),
+                _ => wait,
+            }
         } else if (primary && active) || path.misses > 0 || in_doubt {
             PROBE_ACTIVE
         } else if warm == Some(id) && active {
@@ -513,15 +550,19 @@ impl PathSet {
             return None;
         }
         let active = self.is_active(now);
+        let streams_at = self.reach.streams_wanted_at();
         self.paths
-            .values()
-            .filter(|path| !path.forbidden)
-            .flat_map(|path| {
+            .iter()
+            .filter(|(_, path)| !path.forbidden)
+            .filter(|(id, path)| path.is_of_use(id, streams_at.is_some()))
+            .flat_map(|(id, path)| {
+                let waits = id.is_stream() && !path.proven;
+                let next_probe = path.next_probe.max(streams_at.filter(|_| waits).unwrap_or_default());
                 let open = path.in_flight.iter().find(|flight| !flight.missed);
                 let miss = open.map(|flight| flight.sent + path.patience());
                 let size =
                     path.conditions(now, active).and_then(|conditions| path.mtu.poll_timeout(&conditions));
-                [Some(path.next_probe), miss.filter(|_| path.proven), size]
+                [Some(next_probe), miss.filter(|_| path.proven), size]
             })
             .flatten()
             .min()
@@ -550,7 +591,9 @@ impl PathSet {
     /// Candidates and paths that a handshake should be sent over: the chosen one first, then those learnt from the
     /// peer itself, then relays; at most `limit`, relays always among them.
     pub fn handshake_paths(&self, now: Mono, limit: usize) -> Vec<PathId> {
-        let mut paths: Vec<_> = self.paths.iter().filter(|(_, path)| !path.forbidden).collect();
+        let by_stream = self.reach.streams_wanted(now);
+        let usable = |(id, path): &(&PathId, &Path)| !path.forbidden && path.is_of_use(id, by_stream);
+        let mut paths: Vec<_> = self.paths.iter().filter(usable).collect();
         paths.sort_by_key(|(id, path)| {
             (self.primary != Some(**id), !path.alive(now), !path.proven, path.origin, path.tries, **id)
         });
@@ -573,6 +616,7 @@ impl PathSet {
         if trusted && !self.primary_is_trusted(now) {
             self.ask_others(now);
         }
+        self.note_reach(now);
     }
 
     fn primary_is_trusted(&self, now: Mono) -> bool {

@@ -80,6 +80,8 @@ pub struct Search {
     raise_at: Mono,
     raise_wait: Duration,
     fell: Option<Mono>,
+    /// There is nothing to look for.
+    fixed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,7 +119,14 @@ impl Search {
             raise_at: now,
             raise_wait: RAISE_EVERY,
             fell: None,
+            fixed: false,
         }
+    }
+
+    /// For a path over a stream, which carries datagrams of any length: they are as long as nearly everywhere else, so that
+    /// a change to it and back cuts nothing anew.
+    pub fn of_stream(now: Mono) -> Search {
+        Search { proven: true, fixed: true, phase: Phase::Settled, ..Search::new(now) }
     }
 
     /// The longest UDP payload that the path is known, or taken, to carry.
@@ -142,7 +151,7 @@ impl Search {
 
     /// Something suggests that the size in use does not pass any more: it is asked for at once.
     pub fn doubt(&mut self, now: Mono) {
-        if !matches!(self.phase, Phase::Confirm(_)) {
+        if !self.fixed && !matches!(self.phase, Phase::Confirm(_)) {
             self.confirm(now);
             // No waiting for the first probe before the others follow.
             self.phase = Phase::Confirm(1);
@@ -151,6 +160,9 @@ impl Search {
 
     /// The path may be another one from now on: what is known to be too long is tried again, too.
     pub fn restart(&mut self, now: Mono) {
+        if self.fixed {
+            return;
+        }
         self.misses.clear();
         self.raise_at = now;
         self.confirm(now);
@@ -158,6 +170,9 @@ impl Search {
 
     /// This machine itself refuses to send more than `size` on this path.
     pub fn limit(&mut self, now: Mono, size: u16) {
+        if self.fixed {
+            return;
+        }
         self.queue.retain(|queued| *queued <= size);
         self.flights.retain(|flight| flight.size <= size);
         for &too_long in SIZES.iter().filter(|known| **known > size) {
@@ -174,6 +189,9 @@ impl Search {
 
     /// The size of the next probe that is due, if any; [`Search::sent`] follows. Call until it gives `None`.
     pub fn poll(&mut self, now: Mono, conditions: &Conditions) -> Option<u16> {
+        if self.fixed {
+            return None;
+        }
         self.expire(now, conditions);
         // Each turn of the loop plans for a later time, or fills the queue.
         for _ in 0..8 {
@@ -219,6 +237,9 @@ impl Search {
 
     /// When [`Search::poll`] may have something.
     pub fn poll_timeout(&self, conditions: &Conditions) -> Option<Mono> {
+        if self.fixed {
+            return None;
+        }
         let expiry = self.expiry(conditions);
         let due = match self.phase {
             Phase::Confirm(_) | Phase::Raise => Some(self.next),

@@ -223,3 +223,66 @@ fn a_policy_names_relays_and_networks() {
     let only = Policy { paths: Use::Direct, ..Policy::default() };
     assert!(only.allows(&direct(1)) && !only.allows(&RELAY));
 }
+
+const STREAM: PathId = PathId::Direct {
+    socket: SocketId::TCP,
+    remote: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 443),
+};
+
+#[test]
+fn a_connection_takes_over_when_datagrams_are_blocked_and_gives_back_when_they_arrive_again() {
+    let mut net = Net::new(&[(direct(1), 20), (STREAM, 21)]);
+    net.run(Duration::from_secs(20), true);
+    let unproven =
+        |net: &Net| net.set.views(net.now).iter().any(|path| path.id == STREAM && path.misses == 0);
+    assert_eq!(net.primary(), Some(direct(1)));
+    assert!(net.set.quality(&STREAM).is_none() && unproven(&net), "nobody tries it while datagrams arrive");
+    net.rtt.insert(direct(1), None);
+    let changes = net.run(Duration::from_secs(5), true);
+    let (after, selection) = changes.last().expect("a change");
+    assert_eq!(selection.primary, Some(STREAM));
+    assert!(*after < Duration::from_millis(1500), "{changes:?}");
+    net.rtt.insert(direct(1), Some(Duration::from_millis(20)));
+    let changes = net.run(Duration::from_secs(15), true);
+    assert_eq!(net.primary(), Some(direct(1)), "{changes:?}");
+    assert!(net.set.quality(&STREAM).is_some(), "it is kept for a while");
+    net.run(STREAM_LINGER, true);
+    assert!(net.set.quality(&STREAM).is_none(), "and then forgotten");
+}
+
+#[test]
+fn a_peer_that_datagrams_never_reached_is_tried_by_connection_after_a_second_and_by_both_from_then_on() {
+    let mut net = Net::new(&[(direct(1), 0), (STREAM, 30)]);
+    net.rtt.insert(direct(1), None);
+    let (changes, last) = (net.run(Duration::from_secs(3), true), STREAM_AFTER + Duration::from_millis(100));
+    assert_eq!(changes.last().map(|(_, it)| it.primary), Some(Some(STREAM)));
+    assert!(changes.last().is_some_and(|(after, _)| *after >= STREAM_AFTER && *after < last), "{changes:?}");
+    net.run(Duration::from_secs(60), true);
+    net.rtt.insert(direct(1), Some(Duration::from_millis(30)));
+    net.run(Duration::from_secs(15), true);
+    assert_eq!(net.primary(), Some(direct(1)));
+}
+
+#[test]
+fn a_closed_connection_is_left_at_once_and_one_that_came_in_is_forgotten() {
+    let accepted = PathId::Direct { socket: SocketId::ACCEPTED, remote: ([192, 0, 2, 9], 50_000).into() };
+    let mut net = Net::new(&[(STREAM, 30), (accepted, 20)]);
+    net.run(Duration::from_secs(5), true);
+    assert_eq!(net.primary(), Some(accepted));
+    assert!(net.set.stream_closed(net.now, &accepted) && !net.set.stream_closed(net.now, &direct(1)));
+    assert_eq!(net.set.select(net.now).primary, Some(STREAM));
+    assert!(!net.set.stream_closed(net.now, &accepted), "it was no more than a trace");
+    assert!(net.set.views(net.now).iter().all(|path| path.id != accepted));
+}
+
+#[test]
+fn a_connection_is_never_asked_for_sizes_and_carries_what_most_paths_do() {
+    let mut net = Net::new(&[(STREAM, 5)]);
+    net.run(Duration::from_secs(3), true);
+    net.set.note_large(net.now);
+    net.set.limit_size(net.now, &STREAM, 600);
+    net.set.doubt_size(net.now, &STREAM);
+    net.set.recheck(net.now);
+    assert_eq!(net.set.poll_size_probe(net.now), None);
+    assert_eq!(net.set.datagram_len(&STREAM), mtu::ASSUMED);
+}

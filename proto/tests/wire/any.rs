@@ -49,6 +49,8 @@ pub(crate) fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
         Just(CandidateKind::Configured),
         Just(CandidateKind::Reflexive),
         Just(CandidateKind::Mapped),
+        Just(CandidateKind::Tcp),
+        Just(CandidateKind::Tls),
     ];
     let candidate = (kind, endpoint()).prop_map(|(kind, endpoint)| Candidate { kind, endpoint });
     vec(candidate, 0..=MAX_CANDIDATES)
