@@ -91,7 +91,9 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<daemon::Error>() {
         return match error {
             daemon::Error::Permission(_) => Some(NOT_PERMITTED),
-            daemon::Error::Listen { .. } | daemon::Error::Interface { .. } => Some(FAILED),
+            daemon::Error::Listen { .. }
+            | daemon::Error::Streams { .. }
+            | daemon::Error::Interface { .. } => Some(FAILED),
             daemon::Error::ControlSocket { source, .. } => code_of_io(source),
         };
     }

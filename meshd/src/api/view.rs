@@ -19,6 +19,9 @@ pub struct Status {
     /// What the daemon has given up after its start.
     #[serde(default)]
     pub sandbox: Sandbox,
+    /// Datagrams over TCP.
+    #[serde(default)]
+    pub tcp: Tcp,
     /// All other members, by name.
     pub peers: Vec<Peer>,
     /// What an operator should look at.
@@ -26,6 +29,16 @@ pub struct Status {
     /// Datagrams and packets dropped since the start, by reason; reasons that never occurred are left out.
     #[serde(default)]
     pub drops: BTreeMap<String, u64>,
+}
+
+/// Datagrams over TCP, for where UDP is blocked.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+pub struct Tcp {
+    /// Connections that there are, or that are being made.
+    pub connections: usize,
+    /// What was counted since the start: `dialed`, `dial_failed`, `accepted`, `refused` (connections), and `sent` and
+    /// `received` (datagrams).
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// This node.

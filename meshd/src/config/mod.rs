@@ -3,6 +3,7 @@
 pub mod diagnose;
 mod peers;
 mod raw;
+pub mod streams;
 pub mod write;
 
 use std::collections::BTreeMap;
@@ -100,6 +101,8 @@ pub struct Config {
     pub relay_limit: Option<RelayLimit>,
     /// Which paths may lead to a peer, by its name.
     pub peers: BTreeMap<Name, PeerPolicy>,
+    /// TCP, for where UDP is blocked.
+    pub streams: streams::Streams,
     /// Mark on the underlay's packets, so that they take no overlay route.
     pub fwmark: u32,
     /// Routing table for the overlay's routes; the main one if `None`.
@@ -215,6 +218,7 @@ impl Default for Config {
             relay: false,
             subnets: Vec::new(),
             peers: BTreeMap::new(),
+            streams: streams::Streams::default(),
             fwmark: DEFAULT_FWMARK,
             route_table: None,
             rotate_every: Some(DEFAULT_ROTATE_EVERY_S),
@@ -275,6 +279,9 @@ impl Config {
         check(self.suite == new.suite, "suite");
         check(self.lanes == new.lanes, "lanes");
         check(self.listen == new.listen, "listen");
+        for key in self.streams.changed(&new.streams) {
+            check(false, key);
+        }
         check(self.fwmark == new.fwmark, "fwmark");
         check(self.route_table == new.route_table, "route_table");
         check(self.engine == new.engine, "engine");
@@ -387,8 +394,9 @@ pub fn is_interface_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_graphic() && c != '/' && c != ':')
 }
 
-fn resolve(raw: Raw, findings: &mut Findings<'_>) -> Config {
-    let mut config = Config { state: raw.state.map(Spanned::into_inner), ..Config::default() };
+fn resolve(mut raw: Raw, findings: &mut Findings<'_>) -> Config {
+    let streams = streams::resolve(&mut raw, findings);
+    let mut config = Config { state: raw.state.map(Spanned::into_inner), streams, ..Config::default() };
     if let Some(interface) = raw.interface {
         let (span, name) = (interface.span(), interface.into_inner());
         if !is_interface_name(&name) {

@@ -23,6 +23,22 @@ pub struct Raw {
     pub lanes: Option<Spanned<toml::Value>>,
     /// UDP addresses to listen on.
     pub listen: Option<Vec<Spanned<String>>>,
+    /// TCP addresses to listen on.
+    pub listen_tcp: Option<Vec<Spanned<String>>>,
+    /// TCP addresses to listen on, with TLS.
+    pub listen_tls: Option<Vec<Spanned<String>>>,
+    /// The certificate shown there, in PEM.
+    pub tls_certificate: Option<Spanned<PathBuf>>,
+    /// Its key.
+    pub tls_key: Option<Spanned<PathBuf>>,
+    /// The name asked for in TLS.
+    pub tls_name: Option<Spanned<String>>,
+    /// Whether TCP is used where UDP does not get through.
+    pub tcp: Option<Spanned<String>>,
+    /// The proxy for TCP.
+    pub proxy: Option<Spanned<Unprinted>>,
+    /// File with the proxy's password.
+    pub proxy_password_file: Option<Spanned<PathBuf>>,
     /// Endpoints at which the node can be reached from outside.
     pub endpoints: Option<Vec<Spanned<String>>>,
     /// The datacentre the node is in.
@@ -49,6 +65,17 @@ pub struct Raw {
     pub sandbox: Option<Spanned<String>>,
     /// Log level.
     pub log: Option<Spanned<String>>,
+}
+
+/// A text that may have a password in it.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub struct Unprinted(pub String);
+
+impl std::fmt::Debug for Unprinted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(not printed)")
+    }
 }
 
 /// A number or a word.
@@ -94,6 +121,14 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("suite", r#"suite = "auto""#),
     ("lanes", r#"lanes = "auto""#),
     ("listen", r#"listen = ["[::]:4655"]"#),
+    ("listen_tcp", r#"listen_tcp = ["[::]:4655"]"#),
+    ("listen_tls", r#"listen_tls = ["[::]:443"]"#),
+    ("tls_certificate", r#"tls_certificate = "/etc/ssl/site.pem""#),
+    ("tls_key", r#"tls_key = "/etc/ssl/site.key""#),
+    ("tls_name", r#"tls_name = "www.example.org""#),
+    ("tcp", r#"tcp = "auto""#),
+    ("proxy", r#"proxy = "socks5://user@proxy.example.org:1080""#),
+    ("proxy_password_file", r#"proxy_password_file = "/etc/meshd/proxy-password""#),
     ("endpoints", r#"endpoints = ["vpn.example.org:4655"]"#),
     ("datacenter", r#"datacenter = "ams""#),
     ("relay", "relay = true"),

@@ -80,6 +80,11 @@ impl Service {
         };
         status.sandbox = parts.sandbox.view();
         status.lanes = show::lanes(&parts.lanes, &parts.lanes_reason);
+        let streams = parts.lanes.streams();
+        status.tcp = crate::api::view::Tcp {
+            connections: streams.len(),
+            counters: streams.counted().into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+        };
         status.warnings.extend(parts.forwarding.warning(&parts.config));
         if parts.store.is_failing() {
             status
@@ -186,12 +191,14 @@ fn reachability(node: &Node) -> Vec<String> {
     let candidates = |member| {
         let record = node.lsdb().get(member).map(|entry| entry.record());
         let mut candidates = record.map(|record| record.candidates.clone()).unwrap_or_default();
+        // Whoever asks to join does so by UDP.
+        candidates.retain(|candidate| !candidate.kind.is_stream());
         // What was configured or seen from outside serves more newcomers than addresses of a LAN.
         candidates.sort_by_key(|candidate| match candidate.kind {
             CandidateKind::Configured => 0,
             CandidateKind::Mapped => 1,
             CandidateKind::Reflexive => 2,
-            CandidateKind::Interface => 3,
+            CandidateKind::Interface | CandidateKind::Tcp | CandidateKind::Tls => 3,
         });
         candidates.into_iter().map(|candidate| candidate.endpoint).collect::<Vec<SocketAddr>>()
     };

@@ -59,6 +59,7 @@ impl History {
 /// A path in words; `name_of` names relays.
 pub(super) fn describe(path: PathId, name_of: impl Fn(proto::id::MemberId) -> String) -> String {
     match path {
+        PathId::Direct { socket, remote } if socket.is_stream() => format!("tcp {remote}"),
         PathId::Direct { remote, .. } => format!("direct {remote}"),
         PathId::Relay { relay } => format!("via {}", name_of(relay)),
     }

@@ -18,6 +18,7 @@
 //! | `trust` | keys and revocations over the control socket |
 //! | [`dns`] | keeps the configured endpoints' addresses up to date |
 //! | [`lanes`] | the data plane's threads |
+//! | `streams` | datagrams over TCP, on a thread of its own |
 //! | [`notify`] | tells systemd |
 
 mod authority;
@@ -32,6 +33,7 @@ mod service;
 mod show;
 mod start;
 mod store;
+mod streams;
 mod trust;
 
 use std::path::PathBuf;

@@ -16,6 +16,7 @@ use proto::id::Name;
 use proto::record::Subnet;
 use tracing::{debug, info, warn};
 
+use super::streams::HAS_TLS;
 use crate::config::{Config, DEFAULT_MTU, Mtu};
 use crate::state::Home;
 
@@ -192,7 +193,7 @@ impl Network {
         config: &Config,
         endpoints: Vec<SocketAddr>,
         interface_addresses: Vec<IpAddr>,
-        sockets: &[node::Socket],
+        listening: &Listening,
     ) -> Settings {
         let inside =
             |endpoint: &SocketAddr| self.overlay.iter().any(|network| network.contains(&endpoint.ip()));
@@ -207,7 +208,10 @@ impl Network {
             relay: config.relay,
             endpoints: endpoints.into_iter().filter(|endpoint| !inside(endpoint)).collect(),
             interface_addresses,
-            sockets: sockets.to_vec(),
+            sockets: listening.sockets.clone(),
+            streams: listening.streams.clone(),
+            dial_tcp: config.streams.dial,
+            dial_tls: config.streams.dial && HAS_TLS,
             mtu: self.mtu,
             copy_tos: config.copy_tos,
             relay_limit: config.relay_limit,
@@ -215,6 +219,14 @@ impl Network {
             policies: config.peers.clone(),
         }
     }
+}
+
+/// What the node listens on.
+pub(super) struct Listening {
+    /// UDP.
+    pub(super) sockets: Vec<node::Socket>,
+    /// TCP.
+    pub(super) streams: Vec<node::StreamSocket>,
 }
 
 /// Whether this machine forwards packets, opened once: the sandbox leaves `/proc` out.

@@ -10,7 +10,7 @@ use meshnet::io::clock;
 use meshnet::io::netlink::Watch;
 use meshnet::io::udp::{FaultKind, Sent};
 use meshnet::membership::Membership;
-use meshnet::node::{self, Event, JoinOrigin, Node, Route};
+use meshnet::node::{Event, JoinOrigin, Node, Route};
 use meshnet::time::{Mono, Now};
 use proto::bundle::SignedBundle;
 use proto::id::MemberId;
@@ -25,8 +25,9 @@ use super::calls::Pings;
 use super::dns::Resolver;
 use super::history::{self, History, PathChange};
 use super::lanes::{Lanes, Report};
-use super::network::{Forwarding, Network};
+use super::network::{Forwarding, Listening, Network};
 use super::store::{Saved, Store};
+use super::streams::Streams;
 use super::{Options, notify};
 use crate::api::server::{Call, Unlink};
 use crate::api::view::HappeningKind;
@@ -59,7 +60,9 @@ pub(super) struct Parts {
     pub(super) resolver: Resolver,
     pub(super) forwarding: Forwarding,
     pub(super) sandbox: sandbox::Report,
-    pub(super) listening: Vec<node::Socket>,
+    pub(super) listening: Listening,
+    /// The thread of TCP connections; it ends with this.
+    pub(super) streams: Option<Streams>,
     pub(super) reports: mpsc::Receiver<Report>,
     pub(super) calls: mpsc::Receiver<Call>,
     pub(super) join: JoinServer,
@@ -195,6 +198,9 @@ impl Service {
                         self.parts.node.handle_unreachable(now, fault.remote);
                     }
                 }
+            }
+            Report::StreamClosed { socket, remote } => {
+                self.parts.node.handle_stream_closed(now, socket, remote);
             }
             Report::DeviceGone => bail!("the device {} was deleted", self.parts.network.name()),
         }
@@ -368,6 +374,7 @@ impl Service {
             mtu: parts.config.mtu,
             lanes: parts.config.lanes,
             listen: parts.config.listen.clone(),
+            streams: parts.config.streams.clone(),
             fwmark: parts.config.fwmark,
             route_table: parts.config.route_table,
             engine: parts.config.engine.clone(),
@@ -410,6 +417,7 @@ impl Service {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        drop(self.parts.streams);
         let panicked = self.parts.lanes.stop();
         if panicked > 0 {
             bail!("{panicked} threads of the data plane had panicked");

@@ -45,6 +45,7 @@ pub(super) fn status(node: &Node, now: Now) -> Status {
             offload: String::new(),
             offload_reason: String::new(),
         },
+        tcp: Default::default(),
         lanes: Lanes::default(),
         sandbox: Default::default(),
         peers: view.peers.iter().map(peer).collect(),
@@ -162,7 +163,11 @@ pub(super) fn drops(stats: &NodeStats, handshakes: &HandshakeStats) -> BTreeMap<
 
 pub(super) fn peer(view: &PeerView) -> Peer {
     let path = view.path.as_ref().map(|path| Path {
-        kind: if path.via.is_empty() { PathKind::Direct } else { PathKind::Relay },
+        kind: match path.via.is_empty() {
+            true if path.by_stream => PathKind::Tcp,
+            true => PathKind::Direct,
+            false => PathKind::Relay,
+        },
         remote: Some(path.remote),
         via: path.via.iter().map(ToString::to_string).collect(),
         rtt_ms: milliseconds(path.rtt),
@@ -199,6 +204,7 @@ fn candidate(
     name_of: &impl Fn(MemberId) -> String,
 ) -> Candidate {
     let (kind, remote, via) = match path.id {
+        PathId::Direct { socket, remote } if socket.is_stream() => (PathKind::Tcp, Some(remote), Vec::new()),
         PathId::Direct { remote, .. } => (PathKind::Direct, Some(remote), Vec::new()),
         PathId::Relay { relay } => (PathKind::Relay, None, vec![name_of(relay)]),
     };

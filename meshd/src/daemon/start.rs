@@ -24,9 +24,10 @@ use tracing::{info, warn};
 use super::authority::Driver;
 use super::dns::Resolver;
 use super::lanes::{CHANNEL_LEN, Lanes, Queues, SOCKETS_MAX, Sockets};
-use super::network::{Forwarding, Network};
+use super::network::{Forwarding, Listening, Network};
 use super::service::{Parts, Service};
 use super::store::{MAX_SAVED, Store};
+use super::streams::{PrepareError, Prepared};
 use super::{Options, notify};
 use crate::api::server;
 use crate::config::{Config, LanesWish};
@@ -52,6 +53,14 @@ pub enum Error {
     Listen {
         /// What the system says.
         cause: BindError,
+        /// The configuration file.
+        config: PathBuf,
+    },
+    /// TCP cannot be listened on.
+    #[error("{cause}: change the configuration {config}")]
+    Streams {
+        /// What is wrong.
+        cause: String,
         /// The configuration file.
         config: PathBuf,
     },
@@ -121,6 +130,12 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
         opened = open_sockets(&config, &options.config, lanes.count)?;
     }
     let (sockets, listening) = opened;
+    let streams = Prepared::new(&config.streams, config.fwmark)
+        .map_err(|cause| streams_error(cause, &options.config))?;
+    let listening = Listening {
+        sockets: listening,
+        streams: streams.listening().into_iter().map(describe_stream).collect(),
+    };
     let netlink = Netlink::connect().map_err(netlink_error)?;
     let network = Network::set_up(netlink, &home, &config, &device).await.map_err(netlink_error)?;
     let watch = Watch::new(Some(device.first().index())).map_err(netlink_error)?;
@@ -175,12 +190,13 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
     let (reports_tx, reports) = mpsc::channel(CHANNEL_LEN);
     let (lane_count, lanes_reason) = (lanes.count, lanes.reason);
     let queues = Queues::of_lanes(&device.queues, lanes.count);
-    let lanes = Lanes::start(&queues, sockets, snapshot.clone(), reports_tx)
+    let mut lanes = Lanes::start(&queues, sockets, snapshot.clone(), reports_tx)
         .context("cannot start the data plane's threads")?;
+    let streams = lanes.start_streams(streams).context("cannot start the thread of TCP connections")?;
     let certificate = home.certificate.body();
     info!(
         node = %certificate.name, mesh = %home.chain.current().name, member = %certificate.member,
-        interface = config.interface, lanes = lane_count, boot = boot.0, listen = ?listening.iter().map(|one| one.port).collect::<Vec<_>>(),
+        interface = config.interface, lanes = lane_count, boot = boot.0, listen = ?listening.sockets.iter().map(|one| one.port).collect::<Vec<_>>(),
         "meshd {} is up", env!("CARGO_PKG_VERSION")
     );
     notify::ready(&format!("{} in mesh {}", certificate.name, home.chain.current().name));
@@ -200,6 +216,7 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
         forwarding,
         sandbox,
         listening,
+        streams,
         reports,
         calls,
         join,
@@ -335,6 +352,23 @@ fn describe(id: SocketId, socket: &udp::Socket) -> node::Socket {
     let any6 = SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9));
     let bound: Option<IpAddr> = (!local.ip().is_unspecified()).then(|| local.ip());
     node::Socket { id, port: local.port(), ipv4: socket.serves(any4), ipv6: socket.serves(any6), bound }
+}
+
+fn describe_stream((local, tls): (SocketAddr, bool)) -> node::StreamSocket {
+    let all = local.ip().is_unspecified();
+    let bound = (!all).then(|| local.ip());
+    // `[::]` takes IPv4, too.
+    let (ipv4, ipv6) = (local.is_ipv4() || all, local.is_ipv6());
+    node::StreamSocket { tls, port: local.port(), ipv4, ipv6, bound }
+}
+
+fn streams_error(cause: PrepareError, config: &Path) -> Error {
+    match cause {
+        PrepareError::Listen { ref source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            Error::Permission(Permission(cause.to_string()))
+        }
+        cause => Error::Streams { cause: cause.to_string(), config: config.to_owned() },
+    }
 }
 
 /// A device with a queue for each of `lanes`, and another one for each if it takes so many.

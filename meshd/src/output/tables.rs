@@ -313,6 +313,7 @@ mod tests {
     #[test]
     fn a_status_without_peers_says_what_to_do() {
         let status_view = Status {
+            tcp: Default::default(),
             node: Node {
                 name: "a".into(),
                 member_id: "0".repeat(32),

@@ -24,7 +24,12 @@ impl Node {
             datacenter: self.settings.datacenter.clone(),
             roles: certificate.map(|certificate| certificate.roles).unwrap_or_default(),
             relays: self.relays_now(now),
-            candidates: self.own_candidates().iter().map(|candidate| candidate.endpoint).collect(),
+            candidates: self
+                .own_candidates()
+                .iter()
+                .filter(|candidate| !candidate.kind.is_stream())
+                .map(|candidate| candidate.endpoint)
+                .collect(),
             subnets: self.own_subnets(now.wall).iter().map(|subnet| (subnet.prefix, subnet.weight)).collect(),
             key_epoch: self.keys.in_use().number(),
             certificate_ends_s: certificate.map_or(0, |certificate| certificate.not_after_s),
@@ -127,8 +132,17 @@ impl Node {
                 (self.relay_endpoint(now, relay)?, self.names_towards(relay, peer.member))
             }
         };
+        let by_stream = match id {
+            PathId::Direct { .. } => id.is_stream(),
+            PathId::Relay { relay } => self
+                .peers
+                .get(&relay)
+                .and_then(|relay| relay.paths.best_direct(now.mono))
+                .is_some_and(|(first, _)| first.is_stream()),
+        };
         Some(CurrentPath {
             remote,
+            by_stream,
             via,
             rtt: quality.rtt(),
             loss: quality.loss(),

@@ -109,6 +109,8 @@ pub struct Decision {
 pub struct CurrentPath {
     /// The UDP endpoint that datagrams are sent to: the peer's, or the first relay's.
     pub remote: SocketAddr,
+    /// Whether a TCP connection carries them there.
+    pub by_stream: bool,
     /// Names of the relays on the way that are known.
     pub via: Vec<Name>,
     /// Smoothed round-trip time.

@@ -5,11 +5,13 @@
 
 mod figures;
 mod iperf;
+mod proxy;
 mod transfer;
 mod trials;
 
 pub use figures::{figure, limit};
 pub use iperf::{Throughput, iperf};
+pub use proxy::{PASSWORD, TestProxy, USER};
 pub use transfer::{Transferred, transfer, transfer_during};
 pub use trials::{Cost, Costs, timed, trials};
 

@@ -23,6 +23,7 @@ mod answers;
 mod bulk;
 mod counters;
 mod inbox;
+mod inlet;
 mod outbox;
 mod report;
 mod rx;
@@ -51,9 +52,11 @@ use tokio::sync::mpsc;
 pub use counters::Counters;
 pub use report::{CHANNEL_LEN, Report};
 
+use super::streams::{Dial, Prepared, Streams, Table};
 use answers::Answers;
 use bulk::BulkFlows;
 use inbox::Inboxes;
+use inlet::LanesInlet;
 use report::Reporter;
 use sources::Sources;
 
@@ -95,6 +98,8 @@ pub struct Lanes {
     threads: Vec<JoinHandle<()>>,
     /// For what the control plane gives up.
     answers: Mutex<Answers>,
+    /// Connections to be made, until somebody makes them.
+    dials: Option<mpsc::Receiver<Dial>>,
 }
 
 /// What all threads have in common.
@@ -112,6 +117,8 @@ struct Shared {
     sources: Sources,
     bulk: BulkFlows,
     reporter: Reporter,
+    /// TCP connections, which are sockets of their own.
+    streams: Arc<Table>,
 }
 
 impl Lanes {
@@ -136,6 +143,7 @@ impl Lanes {
         let threads = receivers + queues.len();
         let wakes = (0..threads).map(|_| Wake::new()).collect::<io::Result<_>>()?;
         let (inboxes, outlets) = Inboxes::new(receivers);
+        let (streams, dials) = Table::new();
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             wakes,
@@ -147,9 +155,10 @@ impl Lanes {
             receivers,
             inboxes,
             reporter: Reporter::new(to_control),
+            streams,
         });
         let answers = Mutex::new(Answers::new(queues[0].first.clone()));
-        let mut lanes = Lanes { shared, threads: Vec::new(), answers };
+        let mut lanes = Lanes { shared, threads: Vec::new(), answers, dials: Some(dials) };
         for (number, inbox) in outlets.into_iter().enumerate() {
             let receiver = rx::Receiver::new(lanes.shared.clone(), queues, number, inbox);
             lanes.spawn(&format!("mesh-rx{number}"), move || receiver.run())?;
@@ -164,6 +173,10 @@ impl Lanes {
     /// Sends a datagram of the control plane, from the address at which its destination last reached us. What the kernel
     /// does not take at once is lost, as anything may be on the way. To be called by one thread only.
     pub fn send(&self, transmit: &node::Transmit) -> Sent {
+        if transmit.socket.is_stream() {
+            self.shared.streams.send_or_dial((transmit.socket, transmit.to), &transmit.bytes);
+            return Sent::All;
+        }
         let sockets = self.shared.sockets.load();
         let Some(group) = sockets.get(usize::from(transmit.socket.0)) else {
             return Sent::Unreachable;
@@ -184,6 +197,21 @@ impl Lanes {
             tracing::warn!(%error, "the kernel goes on fragmenting");
         }
         sent
+    }
+
+    /// Starts the thread of TCP connections, once.
+    ///
+    /// # Errors
+    /// When the system is out of threads or descriptors.
+    pub(super) fn start_streams(&mut self, prepared: Prepared) -> io::Result<Option<Streams>> {
+        let Some(dials) = self.dials.take() else { return Ok(None) };
+        let (table, inlet) = (self.shared.streams.clone(), LanesInlet(self.shared.clone()));
+        Streams::start(prepared, table, dials, inlet).map(Some)
+    }
+
+    /// The TCP connections.
+    pub(super) fn streams(&self) -> &Table {
+        &self.shared.streams
     }
 
     /// Tells the sender of a packet that waited in vain what is wrong.
@@ -239,6 +267,7 @@ impl Lanes {
     /// Everything that was lost, by reason, with the sockets' losses (of those in use now) summed up.
     pub fn losses(&self) -> BTreeMap<String, u64> {
         let mut losses: BTreeMap<_, _> = self.counters().losses().collect();
+        losses.extend(self.shared.streams.losses().map(|(name, count)| (name.to_owned(), count)));
         losses.extend(self.shared.reporter.drops().map(|(name, count)| (name.to_owned(), count)));
         for socket in self.shared.sockets.load().iter().flat_map(|group| group.sockets()) {
             let kernel = ("receive_buffer_full", u64::from(socket.kernel_drops()));

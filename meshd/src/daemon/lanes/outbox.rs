@@ -134,6 +134,12 @@ impl Outbox {
             let together = groups.iter().take(TRANSMITS_MAX).take_while(|group| group.socket == id).count();
             let (now, later) = groups.split_at(together);
             groups = later;
+            if id.is_stream() {
+                for group in now {
+                    shared.streams.send((id, group.to), group.segment, group.slices(buffer));
+                }
+                continue;
+            }
             match sockets.get(usize::from(id.0)) {
                 Some(group) => send(now, group.of_lane(self.lane), buffer, shared, thread, patience),
                 None => {
@@ -213,6 +219,11 @@ impl Group {
             Some(last) if last.start + last.len == piece.start => last.len += piece.len,
             _ => self.pieces.push(piece),
         }
+    }
+
+    /// Its datagrams, each piece one or several of them.
+    fn slices<'a>(&'a self, buffer: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + Clone {
+        self.pieces.iter().map(|piece| &buffer[piece.start as usize..(piece.start + piece.len) as usize])
     }
 
     fn transmit<'a>(&'a self, buffer: &'a [u8], from: Option<IpAddr>) -> Transmit<'a> {

@@ -1,5 +1,6 @@
 //! From the data plane up to the control plane: a bounded channel in which the unauthenticated cannot crowd out the rest.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -27,6 +28,13 @@ pub enum Report {
         socket: SocketId,
         /// What is known.
         fault: Fault,
+    },
+    /// A TCP connection ended, or could not be made.
+    StreamClosed {
+        /// How it was made.
+        socket: SocketId,
+        /// The other end.
+        remote: SocketAddr,
     },
     /// The overlay interface was deleted: nothing can be carried any more.
     DeviceGone,
@@ -101,7 +109,10 @@ fn class_of(report: &Report) -> Class {
     match report {
         Report::Inbound(Inbound::Datagram { .. }) | Report::Fault { .. } => Class::Unauthenticated,
         Report::Inbound(Inbound::Packet(_)) => Class::Local,
+        // Anybody can make and close connections to us.
+        Report::StreamClosed { socket: SocketId::ACCEPTED, .. } => Class::Unauthenticated,
         Report::Inbound(Inbound::Control { .. } | Inbound::Notice(_) | Inbound::Active(_))
+        | Report::StreamClosed { .. }
         | Report::DeviceGone => Class::Authenticated,
     }
 }

@@ -36,6 +36,8 @@ const REST: Duration = Duration::from_millis(20);
 const CONGESTED: u8 = 3;
 /// Datagrams taken from other threads before the sockets have their turn.
 const STRAYS: usize = 256;
+/// Room for them: several of the longest.
+const GATHERED_BYTES: usize = 256 * 1024;
 
 /// One receiving thread.
 pub(super) struct Receiver {
@@ -43,6 +45,8 @@ pub(super) struct Receiver {
     snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     sockets: Cache<Arc<ArcSwap<Sockets>>, Arc<Sockets>>,
     inbox: mpsc::Receiver<Stray>,
+    /// What came from there, side by side; made when the first comes.
+    gathered: Box<[u8]>,
     work: Work,
 }
 
@@ -80,6 +84,7 @@ impl Receiver {
             snapshot: Cache::new(shared.snapshot.clone()),
             sockets: Cache::new(shared.sockets.clone()),
             inbox,
+            gathered: Box::default(),
             work: Work {
                 number,
                 rx: Rx::for_lanes(number, shared.receivers),
@@ -159,19 +164,37 @@ impl Receiver {
         }
     }
 
-    /// Takes what other threads received for this one. What it leaves, it is woken for again.
+    /// Takes what other threads received for this one, up to some; for the rest it wakes itself.
     fn take_strays(&mut self) {
-        let mut left = STRAYS;
-        while let Some(Stray { socket, from, local, tos, mut bytes }) =
-            self.inbox.try_recv().ok().filter(|_| left > 0)
-        {
+        let (mut left, mut end) = (STRAYS, 0);
+        while left > 0 {
+            let Ok(Stray { socket, from, local, tos, bytes }) = self.inbox.try_recv() else { break };
             left -= 1;
-            let (snapshot, now, range) = (self.snapshot.load(), clock::mono(), 0..bytes.len());
+            if self.gathered.is_empty() {
+                self.gathered = vec![0; GATHERED_BYTES].into_boxed_slice();
+            }
+            if GATHERED_BYTES - end < bytes.len() {
+                self.work.finish(&mut self.gathered);
+                end = 0;
+            }
+            // Side by side, so that what belongs together is written to the device together.
+            let range = end..end + bytes.len();
+            self.gathered[range.clone()].copy_from_slice(&bytes);
+            end = range.end;
+            let (snapshot, now) = (self.snapshot.load(), clock::mono());
             let origin = Origin { socket, from, local, tos };
             self.work.now = now;
-            let trust = self.work.datagram(snapshot, now, &origin, &mut bytes, range);
+            let trust = self.work.datagram(snapshot, now, &origin, &mut self.gathered, range);
+            if socket == SocketId::ACCEPTED && trust == Some(Trust::Authentic) {
+                self.work.shared.streams.confirm((socket, from));
+            }
             self.work.learn(now, &origin, trust);
-            self.work.finish(&mut bytes);
+        }
+        if end > 0 {
+            self.work.finish(&mut self.gathered);
+        }
+        if left == 0 {
+            self.work.shared.wakes[self.work.number].wake();
         }
     }
 }
@@ -235,7 +258,8 @@ impl Work {
 
     fn hand_over(&mut self, thread: usize, origin: &Origin, datagram: &[u8]) {
         let Origin { socket, from, local, tos } = *origin;
-        if self.shared.inboxes.give(thread, Stray { socket, from, local, tos, bytes: datagram.to_vec() }) {
+        let stray = Stray { socket, from, local, tos, bytes: datagram.to_vec() };
+        if self.shared.inboxes.give(thread, stray).is_ok() {
             self.to_wake |= 1 << thread;
             add(&self.counters().handed_over, 1);
         } else {
