@@ -50,7 +50,7 @@ impl Site {
     fn forbid(&self, what: &str) {
         let table = "table inet wall";
         done(self.router.nft(&format!(
-            "{table}\ndelete {table}\n{table} {{ chain forw {{ type filter hook forward priority -150; {what} }} }}"
+            "{table}\ndelete {table}\n{table} {{\nchain forw {{\ntype filter hook forward priority -150;\n{what}\n}}\n}}\n"
         )));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use meshnet::crypto::{Suite, TransportSecret};
 use meshnet::dataplane::DEFAULT_MTU;
 use meshnet::membership::{CLOCK_TOLERANCE_S, DEFAULT_LIFETIME_S, IdentitySecret, Request, Signer, issue};
-use meshnet::node::{KeyRing, OwnEpoch, Settings, Socket};
+use meshnet::node::{KeyRing, OwnEpoch, Settings, Socket, StreamSocket};
 use meshnet::path::SocketId;
 use meshnet::time::UnixMs;
 use proto::certificate::Roles;
@@ -31,6 +31,7 @@ pub struct Spec {
     relay: bool,
     subnets: Vec<Subnet>,
     endpoint: bool,
+    tcp: bool,
     roles: Roles,
     lifetime_s: u64,
 }
@@ -45,6 +46,7 @@ impl Spec {
             relay: false,
             subnets: Vec::new(),
             endpoint: false,
+            tcp: false,
             roles: Roles::default(),
             lifetime_s: DEFAULT_LIFETIME_S,
         }
@@ -61,6 +63,12 @@ impl Spec {
     #[must_use]
     pub fn relay(self) -> Spec {
         Spec { relay: true, endpoint: true, ..self }
+    }
+
+    /// Listening on TCP.
+    #[must_use]
+    pub fn tcp(self) -> Spec {
+        Spec { tcp: true, ..self }
     }
 
     /// With a certificate that has so long to go; it was issued ten days ago.
@@ -147,6 +155,7 @@ impl World {
         };
         let addresses: Vec<IpAddr> = spec.places.iter().map(|(_, address)| *address).collect();
         let endpoints = if spec.endpoint { vec![SocketAddr::new(addresses[0], PORT)] } else { Vec::new() };
+        let listener = StreamSocket { tls: false, port: PORT, ipv4: true, ipv6: true, bound: None };
         let settings = Settings {
             datacenter: None,
             subnets: spec.subnets,
@@ -154,6 +163,8 @@ impl World {
             endpoints,
             interface_addresses: addresses,
             sockets: vec![Socket { id: SocketId(0), port: PORT, ipv4: true, ipv6: true, bound: None }],
+            streams: if spec.tcp { vec![listener] } else { Vec::new() },
+            dial_tcp: true,
             mtu: DEFAULT_MTU,
             ..Settings::default()
         };

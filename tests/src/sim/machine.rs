@@ -190,12 +190,18 @@ impl Machine {
     }
 
     /// Takes a datagram from the network.
-    pub fn receive(&mut self, now_us: u64, from: SocketAddr, mut bytes: Vec<u8>) -> Vec<Output> {
+    pub fn receive(
+        &mut self,
+        now_us: u64,
+        socket: SocketId,
+        from: SocketAddr,
+        mut bytes: Vec<u8>,
+    ) -> Vec<Output> {
         let now = self.now(now_us);
         let Some(running) = &mut self.running else { return Vec::new() };
         let all = 0..bytes.len();
         let snapshot = running.snapshot.clone();
-        let verdict = running.rx.process(&snapshot, now.mono, SocketId(0), from, &mut bytes, all);
+        let verdict = running.rx.process(&snapshot, now.mono, socket, from, &mut bytes, all);
         let mut outputs = Vec::new();
         match verdict {
             Verdict::Deliver { packet, from, .. } => {
@@ -229,6 +235,15 @@ impl Machine {
         let now = self.now(now_us);
         if let Some(running) = &mut self.running {
             running.node.handle_unreachable(now, remote);
+        }
+        self.drain(now_us)
+    }
+
+    /// Hears that a connection was closed.
+    pub fn stream_closed(&mut self, now_us: u64, socket: SocketId, remote: SocketAddr) -> Vec<Output> {
+        let now = self.now(now_us);
+        if let Some(running) = &mut self.running {
+            running.node.handle_stream_closed(now, socket, remote);
         }
         self.drain(now_us)
     }

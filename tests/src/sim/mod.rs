@@ -16,6 +16,7 @@ mod machine;
 mod nat;
 mod net;
 mod rollover;
+mod stream;
 mod world;
 
 pub use build::Spec;

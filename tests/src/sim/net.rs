@@ -90,6 +90,8 @@ pub struct Host {
     pub interfaces: Vec<(SiteId, IpAddr)>,
     /// Nothing goes in or out, without anybody being told.
     pub silent: bool,
+    /// Of everything else than TCP, nothing goes in or out.
+    pub tcp_only: bool,
 }
 
 /// A datagram on its way.
@@ -159,7 +161,7 @@ impl Underlay {
 
     /// Adds a host with its interfaces, the one with the default route first.
     pub fn add_host(&mut self, interfaces: Vec<(SiteId, IpAddr)>) -> HostId {
-        self.hosts.push(Host { interfaces, silent: false });
+        self.hosts.push(Host { interfaces, silent: false, tcp_only: false });
         HostId(self.hosts.len() - 1)
     }
 
@@ -211,6 +213,21 @@ impl Underlay {
 
     /// Sends a datagram of `len` bytes from a port of a host. Returns its copies as they arrive: none, one, or two.
     pub fn send(&mut self, now_us: u64, from: HostId, port: u16, to: SocketAddr, len: usize) -> Vec<Arrival> {
+        let mut arrivals = self.send_tcp(now_us, from, port, to, len);
+        let dropped = self.hosts[from.0].tcp_only;
+        arrivals.retain(|arrival| !dropped && !self.hosts[arrival.host.0].tcp_only);
+        arrivals
+    }
+
+    /// The same for a segment of TCP.
+    pub fn send_tcp(
+        &mut self,
+        now_us: u64,
+        from: HostId,
+        port: u16,
+        to: SocketAddr,
+        len: usize,
+    ) -> Vec<Arrival> {
         self.stats.sent += 1;
         self.stats.sent_bytes += len as u64;
         let Some(course) = self.course(now_us, from, port, to) else {

@@ -9,6 +9,7 @@ use memchr::memmem::Finder;
 use meshnet::crypto::Secret;
 use meshnet::membership::{AuthoritySecret, Founding, TrustChain, found};
 use meshnet::node::{Node, Settings};
+use meshnet::path::SocketId;
 use meshnet::session::GateKey;
 use meshnet::time::Now;
 use proto::datagram::Kind;
@@ -20,6 +21,7 @@ use super::checks::Checks;
 use super::flow::{Flow, MARKER, Report, numbers};
 use super::machine::{Machine, Output, START};
 use super::net::{HostId, SiteId, Underlay};
+use super::stream::Connection;
 
 /// The UDP port of every node.
 pub const PORT: u16 = 4655;
@@ -41,7 +43,7 @@ pub struct MachineId(pub usize);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FlowId(pub usize);
 
-enum Happening {
+pub(super) enum Happening {
     Datagram {
         to: HostId,
         from: SocketAddr,
@@ -53,13 +55,26 @@ enum Happening {
         to: HostId,
         remote: SocketAddr,
     },
+    /// A datagram that comes over a connection.
+    Stream {
+        to: MachineId,
+        socket: SocketId,
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    /// A connection was closed.
+    Closed {
+        to: MachineId,
+        socket: SocketId,
+        remote: SocketAddr,
+    },
     Wake(MachineId),
     Packet(FlowId),
 }
 
 /// Who sent a datagram, where to, and when: a host without daemon answers that with an ICMP error.
 #[derive(Clone, Copy)]
-struct Origin {
+pub(super) struct Origin {
     host: HostId,
     to: SocketAddr,
     at_us: u64,
@@ -82,7 +97,7 @@ pub struct Attacker {
 /// The world.
 pub struct World {
     seed: u64,
-    now_us: u64,
+    pub(super) now_us: u64,
     pub(super) rng: StdRng,
     /// The underlay; faults are made here.
     pub net: Underlay,
@@ -91,6 +106,8 @@ pub struct World {
     pub(super) trust: TrustChain,
     pub(super) gate: GateKey,
     pub(super) machines: Vec<Machine>,
+    pub(super) connections: Vec<Connection>,
+    pub(super) next_port: u16,
     flows: Vec<Flow>,
     pending: BTreeMap<(u64, u64), Happening>,
     sequence: u64,
@@ -135,6 +152,8 @@ impl World {
             gate: Secret::random(&mut rng),
             rng,
             machines: Vec::new(),
+            connections: Vec::new(),
+            next_port: 40_000,
             flows: Vec::new(),
             pending: BTreeMap::new(),
             sequence: 0,
@@ -198,6 +217,7 @@ impl World {
 
     /// Ends a machine's daemon without warning; its disk stays.
     pub fn crash(&mut self, id: MachineId) {
+        self.drop_connections(id);
         self.note(id, "crashes");
         self.machines[id.0].crash();
     }
@@ -207,6 +227,7 @@ impl World {
         self.note(id, "stops");
         let now_us = self.now_us;
         self.act(id, |machine| machine.stop(now_us));
+        self.drop_connections(id);
     }
 
     /// Lets nothing in or out of a machine, without anybody being told.
@@ -369,8 +390,13 @@ impl World {
                 if let Some(origin) = sent.filter(|_| self.machines[to.0].node().is_none()) {
                     self.refuse(to, origin);
                 }
-                self.act(MachineId(to.0), |machine| machine.receive(now_us, from, bytes));
+                self.act(MachineId(to.0), |machine| machine.receive(now_us, SocketId(0), from, bytes));
             }
+            Happening::Stream { to, socket, from, bytes } => {
+                self.record(&[now_us, to.0 as u64, u64::from(from.port())], &bytes);
+                self.act(to, |machine| machine.receive(now_us, socket, from, bytes));
+            }
+            Happening::Closed { to, socket, remote } => self.closed(to, socket, remote),
             Happening::Wake(id) => {
                 if self.wakes[id.0].0 == now_us {
                     self.wakes[id.0].0 = u64::MAX;
@@ -394,10 +420,16 @@ impl World {
     }
 
     /// Does something with a machine, and carries out what it does in turn.
-    fn act(&mut self, id: MachineId, action: impl FnOnce(&mut Machine) -> Vec<Output>) {
+    pub(super) fn act(&mut self, id: MachineId, action: impl FnOnce(&mut Machine) -> Vec<Output>) {
         let outputs = action(&mut self.machines[id.0]);
         for output in outputs {
             match output {
+                Output::Datagram { socket, to, bytes } if socket.is_stream() => {
+                    if self.marker.find(&bytes).is_some() {
+                        self.fail("a packet's content on the underlay");
+                    }
+                    self.send_stream(id, socket, to, &bytes);
+                }
                 Output::Datagram { to, bytes, .. } => self.send(id, to, bytes),
                 Output::Packet { from, bytes } => self.deliver(id, from, &bytes),
                 Output::Note(line) => self.note(id, &line),
@@ -507,7 +539,7 @@ impl World {
         }
     }
 
-    fn push(&mut self, at_us: u64, happening: Happening) {
+    pub(super) fn push(&mut self, at_us: u64, happening: Happening) {
         if self.pending.len() >= MAX_PENDING {
             self.fail("too much is under way");
         }
