@@ -55,9 +55,9 @@ scenarios: release
 	  .ci/rootly $(CARGO) test -p meshnet-tests --test 'netns_*' --no-fail-fast -- --test-threads=$(NETNS_THREADS)
 	@echo; echo "Measured ($(FIGURES)):"; sort $(FIGURES)
 
-# Real containers: needs root, Docker's engine (Debian: docker.io), docker-registry, debootstrap, and Debian's mirror for the
-# images.
+# Real containers: needs root, Docker's engine, docker-registry, debootstrap, Ansible, and Debian's mirror for the images.
 test-stack: release
+	@.ci/need $(SCENARIOS) docker=docker.io dockerd=docker.io debootstrap=debootstrap docker-registry=docker-registry ansible-playbook=ansible-core
 	MESHD_BIN=$(abspath $(TARGET))/release/meshd \
 	  $(CARGO) test -p meshnet-tests --test 'stack_*' -- --ignored --nocapture --test-threads=1
 
