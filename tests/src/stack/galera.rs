@@ -95,8 +95,9 @@ pub fn compare_zookeeper(writer: &Writer, node: &Node, stack: &str, since: Insta
     };
     ask(&["sync", "/w"]);
     let answer = ask(&["ls", "/w"]);
-    let list = answer.lines().rfind(|line| line.starts_with('[')).unwrap_or_default();
-    let names = list.trim_matches(['[', ']']).split(", ");
+    // Beside what the client says about its connection.
+    let list = answer.rsplit_once('[').map_or("", |(_, list)| list);
+    let names = list.split_once(']').map_or(list, |(list, _)| list).split(',').map(str::trim);
     let there: BTreeSet<u64> = names.filter_map(|name| name.parse().ok()).collect();
     let lost = Writer::lost(&acknowledged, &there);
     Service { acknowledged: acknowledged.len(), lost, gap: writer.gap_since(since) }
