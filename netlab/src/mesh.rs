@@ -52,6 +52,9 @@ pub struct Status {
     /// What was lost, by reason.
     #[serde(default)]
     pub drops: BTreeMap<String, u64>,
+    /// What handshakes did, by name.
+    #[serde(default)]
+    pub handshakes: BTreeMap<String, u64>,
 }
 
 /// The node of a [`Status`].

@@ -1,9 +1,16 @@
 //! Junk at a daemon's socket.
 
-use meshnet_tests::net::{Lan, PORT, SETTLE, done, figure, flow, limit, overlay, wait_for_arrivals};
-use netlab::flood::flood;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use meshnet::crypto::{MAC_LEN, Secret, TransportSecret, keyed_mac, secret_hash};
+use meshnet_tests::net::{
+    Lan, PORT, SETTLE, Throughput, done, figure, flow, iperf, iperf_at, limit, overlay, wait_for_arrivals,
+};
+use netlab::flood::{FloodReport, flood, forged};
+use netlab::mesh::Status;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 /// Ethernet, IPv4 without options, UDP.
@@ -94,4 +101,149 @@ fn junk(rng: &mut StdRng, genuine: &[Vec<u8>], buffer: &mut Vec<u8>) {
             }
         }
     }
+}
+
+/// Forged sources: a network for benchmarks (RFC 2544), which nobody has.
+const FORGED: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+/// The stream beside a flood, where one of a steady rate is meant.
+const STEADY_MBIT_S: u32 = 100;
+
+/// A stream from `n2` to `n1` while the attacker sends `rate_per_s` datagrams a second, each made by `next`, to `target`.
+fn stream_under(
+    lan: &Lan,
+    attacker: &netlab::Machine,
+    target: &str,
+    rate_per_s: u64,
+    steady: bool,
+    next: impl FnMut(&mut Vec<u8>) + Send,
+) -> (Throughput, FloodReport) {
+    let seconds: u32 = limit("MESHNET_FLOOD_S", 4);
+    let length = Duration::from_secs(u64::from(seconds) + 2);
+    let endpoint = format!("{target}:{PORT}").parse().expect("an endpoint");
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(move || forged(attacker, FORGED, endpoint, rate_per_s, length, next));
+        std::thread::sleep(Duration::from_millis(500));
+        let stream = match steady {
+            true => iperf_at(&lan.nodes[1], &lan.nodes[0], seconds, STEADY_MBIT_S),
+            false => iperf(&lan.nodes[1], &lan.nodes[0], seconds),
+        };
+        (stream, done(flood.join().expect("the flood ended")))
+    })
+}
+
+/// What an attacker can do who has the mesh's gate key: inits that are all different, with a right mac1.
+#[test]
+fn a_flood_of_handshakes_from_forged_addresses_costs_no_key_agreement_and_a_stream_goes_on() {
+    let mut lan = Lan::new(2);
+    let rate: u64 = limit("MESHNET_FLOOD", 50_000);
+    let (attacker, sink) = attackers(&lan);
+    // Genuine inits to n1, which it gets when n2 is new.
+    let capture = done(lan.nodes[0].machine().capture("eth0"));
+    lan.nodes[1].kill();
+    done(lan.nodes[1].up());
+    done(lan.nodes[1].wait_for_ping(overlay(&lan.nodes[0]), SETTLE));
+    let recording = done(capture.stop());
+    let udp = recording.packets.iter().filter_map(|packet| packet.bytes.get(HEADERS_BYTES..));
+    let init = udp.filter(|datagram| datagram.first() == Some(&0x11)).max_by_key(|datagram| datagram.len());
+    let template = init.expect("an init").to_vec();
+    let key = mac1_key(&lan);
+    let mut number = 0_u64;
+    let mut next = |buffer: &mut Vec<u8>| {
+        buffer.extend_from_slice(&template);
+        number += 1;
+        // Somewhere in the sealed static key; then mac1, and no mac2.
+        buffer[44..52].copy_from_slice(&number.to_be_bytes());
+        let body = buffer.len() - 2 * MAC_LEN;
+        let mac1 = keyed_mac(key.bytes(), &[&buffer[..body]]);
+        buffer[body..body + MAC_LEN].copy_from_slice(&mac1);
+        buffer[body + MAC_LEN..].fill(0);
+    };
+    under_flood(&mut lan, &attacker, &sink, "forged handshakes", rate, &mut next, |before, after| {
+        let grown = |name: &str| after.handshakes[name] - before.handshakes[name];
+        let (agreements, cookies) = (grown("dh_operations"), grown("cookies_sent"));
+        figure("key agreements and cookies under forged handshakes", format!("{agreements}, {cookies}"));
+        // Some hundred before it is noticed, and the sessions' own.
+        assert!(agreements < 3 * 600, "{agreements}");
+        assert!(cookies > 1000, "{cookies}");
+    });
+}
+
+#[test]
+fn junk_from_forged_addresses_is_dropped_and_a_stream_goes_on() {
+    let mut lan = Lan::new(2);
+    let rate: u64 = limit("MESHNET_JUNK_RATE", 100_000);
+    let (attacker, sink) = attackers(&lan);
+    let genuine = genuine_datagrams(&lan);
+    let mut rng = StdRng::seed_from_u64(limit("MESHNET_SEED", 7));
+    let mut next = |buffer: &mut Vec<u8>| junk(&mut rng, &genuine, buffer);
+    under_flood(&mut lan, &attacker, &sink, "junk", rate, &mut next, |before, after| {
+        let agreements = after.handshakes["dh_operations"] - before.handshakes["dh_operations"];
+        assert!(agreements < 3 * 600, "{agreements}");
+    });
+}
+
+/// An attacker, and somebody on the same LAN who drops what comes: the flood's own cost is the same to both.
+fn attackers(lan: &Lan) -> (netlab::Machine, String) {
+    let attacker = done(lan.lab.machine("attacker"));
+    done(attacker.plug(&lan.switch, &["192.0.2.66/24"]));
+    let sink = done(lan.lab.machine("sink"));
+    done(sink.plug(&lan.switch, &["192.0.2.67/24"]));
+    done(sink.nft("add table ip t; add chain ip t in { type filter hook input priority 0; }; add rule ip t in udp dport 4655 drop"));
+    // Answers to forged addresses go back where they came from, and end there.
+    done(lan.nodes[0].machine().ip("route replace 198.18.0.0/16 via 192.0.2.66"));
+    (attacker, "192.0.2.67".into())
+}
+
+/// The stream beside a flood at somebody else, then beside one at `n1`.
+fn under_flood(
+    lan: &mut Lan,
+    attacker: &netlab::Machine,
+    sink: &str,
+    name: &str,
+    rate: u64,
+    mut next: &mut (impl FnMut(&mut Vec<u8>) + Send),
+    check: impl FnOnce(&Status, &Status),
+) {
+    // Buffers that grow with the first stream have grown.
+    iperf(&lan.nodes[1], &lan.nodes[0], 1);
+    let usage_before = done(lan.nodes[0].daemon().expect("it runs").usage());
+    let before = done(lan.nodes[0].status());
+    let mut outcomes = Vec::new();
+    for steady in [true, false] {
+        let (elsewhere, _) = stream_under(lan, attacker, sink, rate, steady, &mut next);
+        let (here, sent) = stream_under(lan, attacker, "192.0.2.1", rate, steady, &mut next);
+        let reached = sent.sent as f64 / sent.took.as_secs_f64();
+        let which = if steady { "100 Mbit/s" } else { "as fast as it goes" };
+        figure(
+            &format!("{name} at {reached:.0}/s beside a stream, {which}"),
+            format!("{here}; with the flood at another machine: {elsewhere}"),
+        );
+        outcomes.push((here.mean_mbit_s, elsewhere.mean_mbit_s));
+    }
+    let after = done(lan.nodes[0].status());
+    let usage_after = done(lan.nodes[0].daemon().expect("it runs").usage());
+    let growth = usage_after.resident_bytes.saturating_sub(usage_before.resident_bytes);
+    figure(&format!("memory under {name}"), format!("+{} kB", growth / 1000));
+    assert!(growth < GROWTH_LIMIT_BYTES, "{growth} bytes");
+    check(&before, &after);
+    let (here, elsewhere) = outcomes[0];
+    assert!(here >= 0.8 * elsewhere, "{here} Mbit/s instead of {elsewhere}");
+    done(lan.nodes[1].wait_for_ping(overlay(&lan.nodes[0]), SETTLE));
+}
+
+/// The key of mac1 to `n1` (docs/wire.md, section 7), as a member could make it, from the files of its state directory.
+fn mac1_key(lan: &Lan) -> Secret<32> {
+    let payload = |name: &str| -> Vec<u8> {
+        let text = done(std::fs::read_to_string(lan.nodes[0].state().join(name)));
+        let body = text.lines().skip(1).take_while(|line| !line.starts_with("blake2s "));
+        done(BASE64_STANDARD.decode(body.collect::<String>()))
+    };
+    let keys = payload("transport.keys");
+    // Three numbers, the retired keys, then number, secret, and signed epoch of each key.
+    let retired = usize::from(u16::from_be_bytes([keys[12], keys[13]]));
+    let first = &keys[14 + 32 * retired..];
+    let secret = *first[4..].first_chunk::<32>().expect("a secret");
+    let epoch_len = usize::from(u16::from_be_bytes([first[36], first[37]]));
+    assert_eq!(first.len(), 38 + epoch_len, "one key");
+    secret_hash("meshnet mac1", &[&TransportSecret::new(secret).public().0, &payload("gate.key")])
 }

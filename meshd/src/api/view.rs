@@ -29,6 +29,9 @@ pub struct Status {
     /// Datagrams and packets dropped since the start, by reason; reasons that never occurred are left out.
     #[serde(default)]
     pub drops: BTreeMap<String, u64>,
+    /// What handshakes did since the start, by name; `dh_operations` are key agreements.
+    #[serde(default)]
+    pub handshakes: BTreeMap<String, u64>,
 }
 
 /// Datagrams over TCP, for where UDP is blocked.

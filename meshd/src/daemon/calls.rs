@@ -92,6 +92,7 @@ impl Service {
                 .push(format!("cannot write to {}: see the log", parts.home.state.path().display()));
         }
         let handshakes = parts.node.handshake_stats();
+        status.handshakes = show::handshakes(&handshakes);
         status.drops = parts.lanes.losses();
         status.drops.extend(show::drops(&parts.node.stats(), &handshakes));
         status.drops.retain(|_, count| *count > 0);

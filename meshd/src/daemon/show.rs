@@ -51,6 +51,7 @@ pub(super) fn status(node: &Node, now: Now) -> Status {
         peers: view.peers.iter().map(peer).collect(),
         warnings: view.warnings.iter().map(warning).collect(),
         drops: BTreeMap::new(),
+        handshakes: BTreeMap::new(),
     }
 }
 
@@ -142,6 +143,26 @@ fn carried(counters: &lanes::Counters) -> Carried {
         rx_super_share: ratio("rx_super_packets", "device_writes"),
         counters,
     }
+}
+
+/// What handshakes did since the start.
+pub(super) fn handshakes(stats: &HandshakeStats) -> BTreeMap<String, u64> {
+    let counters = [
+        ("inits_sent", stats.inits_sent),
+        ("inits_opened", stats.inits_opened),
+        ("inits_accepted", stats.inits_accepted),
+        ("duplicates", stats.duplicates),
+        ("challenges_sent", stats.challenges_sent),
+        ("challenges_received", stats.challenges_received),
+        ("cookies_sent", stats.cookies_sent),
+        ("cookies_received", stats.cookies_received),
+        ("stale_keys_sent", stats.stale_keys_sent),
+        ("stale_keys_received", stats.stale_keys_received),
+        ("completed", stats.completed),
+        ("gave_up", stats.gave_up),
+        ("dh_operations", stats.dh_operations),
+    ];
+    counters.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
 /// What was dropped in the control plane, by reason.

@@ -341,6 +341,7 @@ mod tests {
             peers: vec![],
             warnings: vec!["look here".into()],
             drops: Default::default(),
+            handshakes: Default::default(),
         };
         let text = status(&status_view, Style::plain());
         assert!(text.contains("peers       none: invite one"), "{text}");

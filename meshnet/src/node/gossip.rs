@@ -73,7 +73,8 @@ impl Gossip {
 }
 
 impl Node {
-    /// Everything that a restart should know: certificates, key epochs, and records of all members.
+    /// Everything that a restart should know: certificates, key epochs, and records of all members, and which of
+    /// their inits were seen.
     pub fn export_cache(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for (_, member) in self.membership.iter() {
@@ -86,6 +87,9 @@ impl Node {
         }
         for (_, entry) in self.lsdb.iter() {
             put_object(&mut out, &entry.signed().to_bytes());
+        }
+        for seen in self.export_seen() {
+            put_object(&mut out, &seen);
         }
         out
     }
@@ -134,7 +138,8 @@ impl Node {
                         }
                     }
                 }
-                _ => {}
+                Some(_) => {}
+                None => self.import_seen(now, object),
             }
         }
     }

@@ -224,6 +224,7 @@ impl Node {
         self.drain_session(now, member);
         match accepted {
             Accepted::Response(answer) => {
+                self.seen.note();
                 self.refresh_paths(now, member);
                 if let (Some(path), Some(peer)) = (self.path_of(via), self.peers.get_mut(&member)) {
                     peer.paths.add(now.mono, path, crate::path::Origin::Heard);

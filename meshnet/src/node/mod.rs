@@ -41,6 +41,7 @@ mod reissue;
 mod renewal;
 mod resend;
 pub mod rotation;
+mod seen;
 mod status;
 mod trust;
 pub mod view;
@@ -133,6 +134,7 @@ pub struct Node {
     resend: resend::Requests,
     chores_at: Mono,
     reserved_us: u64,
+    seen: seen::Seen,
     next_ping: u32,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
@@ -296,6 +298,7 @@ impl Node {
             dirty: Dirty { record: true, snapshot: true, ..Dirty::default() },
             chores_at: now.mono,
             reserved_us: config.timestamp_floor_us,
+            seen: seen::Seen::default(),
             next_ping: 1,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -642,6 +645,7 @@ impl Node {
         self.joins.expire(now.mono);
         self.rotate_if_due(now);
         self.renew_if_due(now);
+        self.save_seen_if_due(now);
         self.choose_targets(now);
         self.refresh_all_paths(now);
         self.drop_unneeded_peers(now);

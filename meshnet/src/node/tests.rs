@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::certificate::Roles;
+use proto::datagram::Kind;
 use proto::id::{BootEpoch, KeyEpochNumber, MemberId, Name};
 use proto::key_epoch::{Capabilities, KeyEpoch};
 use proto::signed::Signed;
@@ -549,4 +550,47 @@ fn garbage_and_mutations_change_nothing() {
     world.packet(0, 1, 4242);
     world.run(Duration::from_millis(50));
     assert_eq!(world.numbers(1).last(), Some(&4242));
+}
+
+#[test]
+fn an_init_from_before_a_restart_makes_no_keys_after_it() {
+    let mut world = World::new(16, &[false, false]);
+    world.run(seconds(2));
+    // An eavesdropper has the init that node 0 sends after a restart.
+    world.start(0);
+    world.packet(0, 1, 1);
+    let to = world.hosts[1].address;
+    let mut inits = world.wire.iter().filter(|in_flight| in_flight.0.3 == to).map(|in_flight| &in_flight.0.4);
+    let recorded = inits.find(|datagram| Kind::of(datagram) == Some(Kind::Init)).unwrap().clone();
+    let stats = |world: &World| world.hosts[1].node.as_ref().unwrap().handshake_stats();
+    let accepted = stats(&world).inits_accepted;
+    world.run(seconds(1));
+    assert_eq!(stats(&world).inits_accepted, accepted + 1);
+    let cache = world.hosts[1].node.as_ref().unwrap().export_cache();
+    let address = world.hosts[0].address;
+    // Without the timestamps it is not known again.
+    for (cache, challenged) in [(cache, 1), (without_seen(&world), 0)] {
+        world.hosts[1].cache = cache;
+        world.start(1);
+        world.silent.insert(0);
+        let via = Via::Direct { from: address, socket: SocketId(0) };
+        world.hosts[1].node.as_mut().unwrap().handle_datagram(world.now, via, &recorded);
+        assert_eq!(stats(&world).challenges_sent, challenged);
+        assert!(challenged == 0 || stats(&world).inits_accepted == 0);
+    }
+    // And the real one is back all the same.
+    world.silent.clear();
+    let before = world.hosts[1].received.len();
+    for number in 0..30 {
+        world.packet(0, 1, number);
+        world.run(Duration::from_millis(100));
+    }
+    assert!(world.hosts[1].received.len() > before);
+}
+
+/// A cache as it was before timestamps were in it.
+fn without_seen(world: &World) -> Vec<u8> {
+    let cache = world.hosts[1].node.as_ref().unwrap().export_cache();
+    let at = cache.windows(6).position(|window| window == b"seen 1").unwrap();
+    cache[..at - 2].to_vec()
 }

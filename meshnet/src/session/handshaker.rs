@@ -332,7 +332,10 @@ impl Handshaker {
         match self.admit(now.mono, origin, datagram) {
             Admission::Granted => {}
             Admission::Refused => return self.drop_init(DropReason::RateLimited),
-            Admission::NeedsCookie(from) => return self.answer_with_cookie(now.mono, accepted, from, &init),
+            Admission::NeedsCookie(from) => {
+                self.load.note_turned_away(now.mono);
+                return self.answer_with_cookie(now.mono, accepted, from, &init);
+            }
         }
         self.load.note_handshake(now.mono);
         self.open_admitted(accepted, &init, fingerprint)
@@ -533,7 +536,13 @@ impl Handshaker {
         self.floors.get(&member).copied().unwrap_or(0)
     }
 
-    pub(super) fn keep_floor(&mut self, member: MemberId, seen_us: u64) {
+    /// Members without a session, and the newest timestamps that were seen of them.
+    pub(crate) fn floors(&self) -> impl Iterator<Item = (MemberId, u64)> {
+        self.floors.iter().map(|(member, seen_us)| (*member, *seen_us))
+    }
+
+    /// Refuses inits of `member` up to this timestamp, also in sessions that are made later.
+    pub(crate) fn keep_floor(&mut self, member: MemberId, seen_us: u64) {
         if self.floors.len() >= MAX_FLOORS && !self.floors.contains_key(&member) {
             let oldest = self.floors.iter().min_by_key(|(_, seen_us)| **seen_us).map(|(member, _)| *member);
             oldest.and_then(|oldest| self.floors.remove(&oldest));
@@ -569,7 +578,7 @@ const STALE_HEADER_LEN: usize = 8;
 
 /// What both ends mix in first: version, mesh, and the responder's key epoch with all that is signed in it. (The
 /// initiator's is not known to the responder before message 1; [`psk2`] binds it.)
-fn prologue(mesh: &MeshId, responder: &EpochHash) -> Vec<u8> {
+pub(super) fn prologue(mesh: &MeshId, responder: &EpochHash) -> Vec<u8> {
     [b"meshnet handshake", &[proto::VERSION][..], &mesh.0, &responder.0].concat()
 }
 

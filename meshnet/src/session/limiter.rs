@@ -114,6 +114,14 @@ impl Load {
         }
     }
 
+    /// Counts one that was turned away. It does not begin a load, so that a single source cannot; but while they come as
+    /// fast as before, a load does not end, and no round of them gets through each second.
+    pub(super) fn note_turned_away(&mut self, now: Mono) {
+        if self.is_high(now) {
+            self.note_handshake(now);
+        }
+    }
+
     /// Learns how full the queue of handshakes is: over an eighth is load.
     pub(super) fn note_backlog(&mut self, now: Mono, queued: usize, capacity: usize) {
         if queued > capacity / 8 {
@@ -186,5 +194,24 @@ mod tests {
         assert!(!load.is_high(at_ms(5000)));
         load.note_backlog(at_ms(5000), 9, 64);
         assert!(load.is_high(at_ms(5999)) && !load.is_high(at_ms(6000)));
+    }
+
+    #[test]
+    fn those_turned_away_keep_a_load_up_and_begin_none() {
+        let mut load = Load::new();
+        for ms in 0..10_000 {
+            load.note_turned_away(at_ms(ms));
+            assert!(!load.is_high(at_ms(ms)));
+        }
+        load.note_backlog(at_ms(10_000), 9, 64);
+        for ms in 10_000..20_000 {
+            load.note_turned_away(at_ms(ms));
+            assert!(load.is_high(at_ms(ms)), "{ms}");
+        }
+        // Slower than the limit: it passes.
+        for ms in (20_000..24_000).step_by(10) {
+            load.note_turned_away(at_ms(ms));
+        }
+        assert!(!load.is_high(at_ms(24_000)));
     }
 }

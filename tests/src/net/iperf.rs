@@ -21,6 +21,18 @@ pub struct Throughput {
 /// # Panics
 /// When iperf3 cannot run, or does not get through.
 pub fn iperf(from: &Member, to: &Member, seconds: u32) -> Throughput {
+    measure(from, to, seconds, None)
+}
+
+/// As [`iperf`], at a steady rate.
+///
+/// # Panics
+/// When iperf3 cannot run, or does not get through.
+pub fn iperf_at(from: &Member, to: &Member, seconds: u32, mbit_s: u32) -> Throughput {
+    measure(from, to, seconds, Some(mbit_s))
+}
+
+fn measure(from: &Member, to: &Member, seconds: u32, mbit_s: Option<u32>) -> Throughput {
     let target = overlay(to).to_string();
     let mut server = Command::new("iperf3");
     server.args(["--server", "--one-off", "--forceflush", "--bind", &target]);
@@ -30,6 +42,9 @@ pub fn iperf(from: &Member, to: &Member, seconds: u32) -> Throughput {
     }));
     let mut client = Command::new("iperf3");
     client.args(["--client", &target, "--json", "--time", &seconds.to_string()]);
+    if let Some(rate) = mbit_s {
+        client.args(["--bitrate", &format!("{rate}M")]);
+    }
     let finished = done(from.machine().run(client, Duration::from_secs(u64::from(seconds) + 20)));
     let report: serde_json::Value = done(serde_json::from_str(&finished.stdout));
     if let Some(error) = report["error"].as_str() {

@@ -10,7 +10,7 @@ mod transfer;
 mod trials;
 
 pub use figures::{figure, limit};
-pub use iperf::{Throughput, iperf};
+pub use iperf::{Throughput, iperf, iperf_at};
 pub use proxy::{PASSWORD, TestProxy, USER};
 pub use transfer::{Transferred, transfer, transfer_during};
 pub use trials::{Cost, Costs, timed, trials};

@@ -248,6 +248,40 @@ fn too_many_handshakes_are_load_and_load_passes() {
     assert!(!pair.nodes[B].handshaker.is_under_load(pair.now));
 }
 
+/// What an attacker with the gate key can do: inits with a right mac1, all different, each from another address.
+#[test]
+fn a_flood_from_forged_addresses_costs_no_key_agreement_once_it_is_noticed() {
+    use crate::session::macs::MacKeys;
+    let mut pair = Pair::new(14);
+    let to = pair.nodes[B].handshaker.current_epoch().secret.public();
+    let macs = MacKeys::new(&to, &GateKey::new([0x47; 32]));
+    let mut init = strangers_init(&pair, 9000);
+    let mut costs = Vec::new();
+    for second in 0..5_u32 {
+        let before = pair.stats(B).dh_operations;
+        for n in 0..2_000 {
+            let number = second * 2_000 + n;
+            init[40..44].copy_from_slice(&number.to_be_bytes());
+            macs.seal(&mut init, None);
+            let from = SocketAddr::from((std::net::Ipv4Addr::from_bits(0x0a00_0000 + number), 655));
+            let now = pair.now;
+            pair.nodes[B].handshaker.open_init(now, Origin::Direct(from), &init);
+            if n % 2 == 0 {
+                pair.run_ms(1);
+            }
+        }
+        costs.push(pair.stats(B).dh_operations - before);
+    }
+    // At most one each for what came before it was noticed: the static key in it does not open.
+    assert!(costs[0] <= 2 * u64::from(LOAD_HANDSHAKES_PER_S + 1), "{costs:?}");
+    assert_eq!(costs[1..], [0; 4]);
+    assert!(pair.stats(B).cookies_sent > 9_000);
+    // Who can show a cookie gets in meanwhile.
+    pair.want(A);
+    pair.run_ms(60);
+    assert!(pair.is_connected());
+}
+
 #[test]
 fn a_cookie_survives_the_responders_rekeying_but_not_its_restart() {
     let mut pair = Pair::new(12);

@@ -6,4 +6,5 @@ mod hostile;
 mod join;
 mod load;
 mod pair;
+mod secrecy;
 mod timers;
