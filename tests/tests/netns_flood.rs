@@ -81,7 +81,12 @@ fn genuine_datagrams(lan: &Lan) -> Vec<Vec<u8>> {
 fn junk(rng: &mut StdRng, genuine: &[Vec<u8>], buffer: &mut Vec<u8>) {
     let kind = rng.random_range(0..8);
     if kind < 3 {
-        let length = if kind == 0 { rng.random_range(0..64) } else { rng.random_range(0..1400) };
+        let length = match kind {
+            0 => rng.random_range(0..64),
+            // Now and then as long as UDP allows, in fragments.
+            1 if rng.random_range(0..500) == 0 => rng.random_range(60_000..=65_507),
+            _ => rng.random_range(0..1400),
+        };
         buffer.resize(length, 0);
         rng.fill(&mut buffer[..]);
         if let Some(first) = buffer.first_mut().filter(|_| kind > 1) {

@@ -269,6 +269,27 @@ mod tests {
     }
 
     #[test]
+    fn every_bit_of_a_sealed_datagram_counts_and_of_its_header_too() {
+        for suite in suites() {
+            let sealer = LaneSealer::new(suite, &KEY, INDEX, Lane::FIRST);
+            let opener = LaneOpener::new(suite, &KEY);
+            let counter = sealer.reserve(1).unwrap();
+            let mut sealed = datagram(counter.0, b"text");
+            sealer.seal_in_place(counter, &mut sealed);
+            for bit in 0..sealed.len() * 8 {
+                let mut altered = sealed.clone();
+                altered[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(
+                    opener.open_in_place(&mut altered),
+                    Err(OpenError::Forged),
+                    "{suite:?}, bit {bit}"
+                );
+            }
+            assert_eq!(opener.open_in_place(&mut sealed).unwrap(), b"text");
+        }
+    }
+
+    #[test]
     fn short_datagrams_do_not_open() {
         for suite in suites() {
             let opener = LaneOpener::new(suite, &KEY);

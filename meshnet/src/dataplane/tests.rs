@@ -240,6 +240,37 @@ fn an_inner_source_that_is_not_certified_for_the_sender_is_dropped() {
     assert_eq!(verdict, Verdict::Drop(Drop::SourceNotCertified));
 }
 
+/// The source is that of the fixed header, whatever follows it.
+#[test]
+fn extension_headers_hide_no_source() {
+    let (own, foreign, target): (IpAddr, IpAddr, IpAddr) =
+        ("fd00::1".parse().unwrap(), "fd00::66".parse().unwrap(), "fd00::2".parse().unwrap());
+    let packet = |source: IpAddr| {
+        let (IpAddr::V6(source), IpAddr::V6(to)) = (source, target) else { unreachable!() };
+        // Hop-by-hop, destination options, routing (with an address that is allowed in it), and nothing behind.
+        let mut rest = vec![60, 0, 1, 4, 0, 0, 0, 0, 43, 0, 1, 4, 0, 0, 0, 0];
+        rest.extend([59, 2, 4, 0, 0, 0, 0, 0]);
+        rest.extend("fd00::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
+        let mut packet = vec![0x60, 0, 0, 0, 0, rest.len() as u8, 0, 64];
+        packet.extend(source.octets());
+        packet.extend(to.octets());
+        packet.extend(rest);
+        packet
+    };
+    let mut sender = snapshot(0, None);
+    let mut fib = FibBuilder::new();
+    fib.add_address(target, slot(1));
+    sender.fib = Arc::new(fib.build());
+    sender.local = LocalPrefixes::new(vec![own], Vec::new());
+    assert_eq!(send(&sender, &packet(foreign)), Err(Some(Drop::ForeignSource)));
+    assert!(send(&sender, &packet(own)).is_ok());
+    // A malicious member sends it all the same.
+    sender.local = LocalPrefixes::new(vec![foreign], Vec::new());
+    let datagram = send(&sender, &packet(foreign)).expect("sent");
+    let verdict = receive(&mut Rx::new(), &snapshot(1, None), 0, &datagram).0;
+    assert_eq!(verdict, Verdict::Drop(Drop::SourceNotCertified));
+}
+
 #[test]
 fn a_member_is_no_router_to_what_it_does_not_announce() {
     let mut sender = snapshot(0, None);

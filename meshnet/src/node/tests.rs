@@ -594,3 +594,18 @@ fn without_seen(world: &World) -> Vec<u8> {
     let at = cache.windows(6).position(|window| window == b"seen 1").unwrap();
     cache[..at - 2].to_vec()
 }
+
+#[test]
+fn no_endpoint_inside_the_overlay_is_dialled() {
+    let mut world = World::new(17, &[false, false]);
+    world.run(seconds(1));
+    let node = world.hosts[0].node.as_ref().unwrap();
+    let member6 = crate::membership::mesh_network6(node.membership().mesh()).addr();
+    for inside in [IpAddr::from([10, 99, 0, 2]), IpAddr::from([10, 99, 250, 1]), member6.into()] {
+        assert!(!node.is_dialable(SocketAddr::new(inside, 7946)), "{inside}");
+    }
+    for never in ["0.0.0.0:7946", "224.0.0.1:7946", "192.0.2.9:0", "[ff02::1]:1"] {
+        assert!(!node.is_dialable(never.parse().unwrap()), "{never}");
+    }
+    assert!(node.is_dialable("192.0.2.77:7946".parse().unwrap()));
+}
