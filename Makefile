@@ -61,8 +61,9 @@ test-stack: release
 	MESHD_BIN=$(abspath $(TARGET))/release/meshd \
 	  $(CARGO) test -p meshnet-tests --test 'stack_*' -- --ignored --nocapture --test-threads=1
 
-# Everything as often as the project's claims say: ten million junk datagrams.
+# Everything as often as the project's claims say: ten million junk datagrams, `kill -9` at 20 moments of a plan.
 full: export MESHNET_JUNK = 10000000
+full: export MESHNET_SWEEP = 20
 full: test
 
 check:
