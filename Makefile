@@ -85,7 +85,8 @@ bench: release
 	@.ci/newest $(TARGET)/peers/newest || true
 	@for crate in boringtun-cli gotatun-cli; do $(CARGO) install --quiet --locked --root $(TARGET)/peers $$crate || true; done
 	$(CARGO) build --release -p meshnet-benches --bin bench
-	.ci/rootly $(TARGET)/release/bench --programs $(TARGET)/peers/newest --programs $(TARGET)/peers/bin --out docs/benchmarks $(BENCH_ARGS)
+	.ci/rootly $(TARGET)/release/bench --programs $(TARGET)/peers/newest --programs $(TARGET)/peers/bin --so-far $(TARGET)/bench-so-far.json \
+	  --out docs/benchmarks $(BENCH_ARGS)
 	$(TARGET)/release/bench report docs/benchmarks/results.json --into docs/benchmarks.md
 
 # BENCH_ARGS=--save puts the new figures in the place of the committed ones.

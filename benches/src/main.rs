@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use meshnet_benches::facts::Facts;
 use meshnet_benches::metric::Metric;
 use meshnet_benches::report::{Entry, Report, chart, page, table};
-use meshnet_benches::suite::{self, Plan};
+use meshnet_benches::suite::{self, Figures, Plan};
 use meshnet_benches::system::{self, Cipher, Meshnet, Nebula, Peer, Raw, System, Tinc, WireGuard};
 use meshnet_benches::{facts, micro};
 use std::collections::BTreeMap;
@@ -54,6 +54,10 @@ struct Args {
     /// Where to write the JSON file and the charts; nowhere without it
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Where to write the figures so far as each round ends, as JSON: a run that is killed is not lost (`bench report` reads
+    /// it)
+    #[arg(long, value_name = "FILE")]
+    so_far: Option<PathBuf>,
     #[command(subcommand)]
     verb: Option<Verb>,
 }
@@ -127,20 +131,28 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         plan = Plan { rounds: usize::from(rounds), limit: None, ..plan };
     }
     let machine = Facts::gather();
-    let figures = suite::run(&systems, plan, &|metric| only.metric(metric), |what| {
-        eprintln!("{:5.1}  {what}", facts::load())
-    });
-    let entries = systems.iter().zip(&figures);
-    let entries = entries.map(|(system, figures)| {
-        Entry::new(system.name(), system.description(), system.is_chacha(), figures)
-    });
-    let report = Report {
-        machine,
-        rounds: plan.rounds,
-        plan: if args.short { "short" } else { "full" }.to_owned(),
-        systems: entries.collect(),
-        absent,
+    let report = |rounds: usize, figures: &[Figures]| {
+        let entries = systems.iter().zip(figures).map(|(system, figures)| {
+            Entry::new(system.name(), system.description(), system.is_chacha(), figures)
+        });
+        Report {
+            machine: machine.clone(),
+            rounds,
+            plan: if args.short { "short" } else { "full" }.to_owned(),
+            systems: entries.collect(),
+            absent: absent.clone(),
+        }
     };
+    let (mut kept, mut ended) = (Ok(()), 0);
+    let progress = |what: &str| eprintln!("{:5.1}  {what}", facts::load());
+    let figures = suite::run(&systems, plan, &|metric| only.metric(metric), progress, |rounds, figures| {
+        ended = rounds;
+        kept = args.so_far.as_deref().map_or(Ok(()), |path| write_so_far(path, &report(rounds, figures)));
+    });
+    if let Err(error) = kept {
+        eprintln!("the rounds were not kept: {error:#}");
+    }
+    let report = report(ended.max(1), &figures);
     println!(
         "{}\n\n{}\n\n{}",
         table::figures(&report, false),
@@ -229,6 +241,13 @@ impl Only {
     fn metric(&self, metric: Metric) -> bool {
         self.metrics.is_empty() || self.metrics.contains(&metric)
     }
+}
+
+fn write_so_far(path: &Path, report: &Report) -> anyhow::Result<()> {
+    let partial = path.with_extension("new");
+    fs::write(&partial, serde_json::to_string_pretty(report)? + "\n")
+        .with_context(|| partial.display().to_string())?;
+    fs::rename(&partial, path).with_context(|| path.display().to_string())
 }
 
 fn write(report: &Report, directory: &Path) -> anyhow::Result<()> {

@@ -35,12 +35,14 @@ pub struct Plan {
     pub each_rate: Duration,
     /// How often the interval of rates is halved.
     pub halvings: u32,
-    /// No round begins that would end later than this after the start if it took as long as the one before.
+    /// No round begins that would end later than this after the start if it took as long as the one before, and nothing at
+    /// all begins later than this.
     pub limit: Option<Duration>,
 }
 
 impl Plan {
-    /// Ends within five minutes with the systems that `bench --short` takes by itself, with two rounds at least.
+    /// Ends within five minutes, whatever systems there are: where those are slow or many, with fewer rounds, down to a
+    /// part of one. What has a single round is not quoted.
     pub const SHORT: Plan = Plan {
         rounds: 3,
         stream_s: 1,
@@ -78,7 +80,8 @@ pub struct Figures {
 /// Which metrics are wanted.
 pub type Wanted<'a> = &'a dyn Fn(Metric) -> bool;
 
-/// Runs the rounds. `progress` is told what begins.
+/// Runs the rounds. `progress` is told what begins; `keep` gets all figures so far whenever a round has ended, so that a run
+/// that is killed is not lost.
 ///
 /// A failure of one system in one work is kept with its figures and ends nothing else.
 pub fn run(
@@ -86,9 +89,10 @@ pub fn run(
     plan: Plan,
     wanted: Wanted<'_>,
     mut progress: impl FnMut(&str),
+    mut keep: impl FnMut(usize, &[Figures]),
 ) -> Vec<Figures> {
     let start = Instant::now();
-    let mut figures: Vec<Figures> = systems.iter().map(|_| Figures::default()).collect();
+    let mut all: Vec<Figures> = systems.iter().map(|_| Figures::default()).collect();
     let mut last_round = Duration::ZERO;
     for round in 0..plan.rounds {
         let begun = start.elapsed();
@@ -100,9 +104,14 @@ pub fn run(
             if !group.metrics().iter().any(|metric| wanted(*metric)) {
                 continue;
             }
-            for (system, figures) in systems.iter().zip(&mut figures) {
+            for at in 0..systems.len() {
+                let system = &systems[at];
                 if !system.can(group.shape()) {
                     continue;
+                }
+                if plan.limit.is_some_and(|limit| start.elapsed() > limit) {
+                    progress(&format!("the time is up in round {}", round + 1));
+                    return all;
                 }
                 progress(&format!(
                     "round {} of {}: {}, {}",
@@ -111,12 +120,13 @@ pub fn run(
                     group.title(),
                     system.name()
                 ));
-                Session { plan, wanted, figures }.run(system.as_ref(), group);
+                Session { plan, wanted, figures: &mut all[at] }.run(system.as_ref(), group);
             }
         }
         last_round = start.elapsed() - begun;
+        keep(round + 1, &all);
     }
-    figures
+    all
 }
 
 /// Works that share a rig.

@@ -11,6 +11,7 @@ pub mod founding;
 pub mod join;
 pub mod local;
 pub mod log;
+pub mod metrics;
 pub mod output;
 pub mod sandbox;
 pub mod stack;

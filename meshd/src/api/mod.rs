@@ -47,6 +47,8 @@ impl<T> Line<T> {
 pub enum Request {
     /// The node, its peers, and what an operator should know.
     Status,
+    /// Counters and measurements, in the text format of Prometheus.
+    Metrics,
     /// The routes through the overlay.
     Routes,
     /// All paths to one peer and why the chosen one was.
@@ -144,6 +146,7 @@ impl Request {
     pub fn needs(&self) -> Access {
         match self {
             Request::Status
+            | Request::Metrics
             | Request::Routes
             | Request::Identify { .. }
             | Request::Why { .. }
@@ -174,6 +177,11 @@ impl Request {
 pub enum Answer {
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To [`Request::Metrics`].
+    Metrics {
+        /// The text.
+        text: String,
+    },
     /// To [`Request::Routes`].
     Routes {
         /// The routes, by prefix.

@@ -172,6 +172,24 @@ pub struct Peer {
     pub version: Option<String>,
     /// Prefixes that it announces.
     pub subnets: Vec<IpNet>,
+    /// What each path has carried, of those that carried something.
+    #[serde(default)]
+    pub paths: Vec<PathTraffic>,
+}
+
+/// What a path has carried since it is known.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct PathTraffic {
+    /// `direct`, `relay`, or `tcp`.
+    pub kind: PathKind,
+    /// The peer's endpoint, on a direct path.
+    pub remote: Option<SocketAddr>,
+    /// The first relay, by name.
+    pub via: Vec<String>,
+    /// Bytes of packets sent on it.
+    pub tx_bytes: u64,
+    /// Bytes of packets received on it; a quarter of a second late.
+    pub rx_bytes: u64,
 }
 
 /// How things stand with a peer.
@@ -385,6 +403,12 @@ pub struct Candidate {
     /// Milliseconds until it is measured again; absent if it is not to be used.
     #[serde(default)]
     pub measured_again_ms: Option<f64>,
+    /// Bytes of packets sent on it, since it is known.
+    #[serde(default)]
+    pub tx_bytes: u64,
+    /// Bytes of packets received on it; a quarter of a second late.
+    #[serde(default)]
+    pub rx_bytes: u64,
     /// Why it is in use, or why not.
     pub reason: String,
 }

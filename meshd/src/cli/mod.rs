@@ -7,6 +7,7 @@ mod init;
 mod invite;
 mod join;
 mod keys;
+mod metrics;
 mod passphrase;
 mod peers;
 mod ping;
@@ -128,6 +129,8 @@ enum Verb {
     Authority(authority::Args),
     /// Show what happened to peers and paths lately
     Events(events::Args),
+    /// Print counters and measurements in the text format of Prometheus
+    Metrics(metrics::Args),
     /// Draw the mesh: members, links, and the paths in use
     Graph(graph::Args),
     /// Bring up containers across the overlay: ZooKeeper, Mesos, Marathon, and what stands on them
@@ -153,6 +156,7 @@ impl Cli {
             Verb::Revoke(args) => args.run(global),
             Verb::Authority(args) => args.run(global),
             Verb::Events(args) => args.run(global),
+            Verb::Metrics(args) => args.run(global),
             Verb::Graph(args) => args.run(global),
             Verb::Stack(args) => args.run(global),
             Verb::Demo(args) => demo::run(&DemoArgs { json: global.json, ..args }),

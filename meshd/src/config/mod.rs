@@ -109,6 +109,8 @@ pub struct Config {
     pub route_table: Option<u32>,
     /// Seconds between replacements of the transport key; never if `None`.
     pub rotate_every: Option<u64>,
+    /// Where scrapers are answered over HTTP; nowhere without it.
+    pub metrics: Option<SocketAddr>,
     /// Path of the container engine's socket; without one, no agent runs on this node.
     pub engine: Option<PathBuf>,
     /// What the daemon gives up.
@@ -222,6 +224,7 @@ impl Default for Config {
             fwmark: DEFAULT_FWMARK,
             route_table: None,
             rotate_every: Some(DEFAULT_ROTATE_EVERY_S),
+            metrics: None,
             engine: None,
             sandbox: Mode::Normal,
             log: Level::Info,
@@ -284,6 +287,7 @@ impl Config {
         }
         check(self.fwmark == new.fwmark, "fwmark");
         check(self.route_table == new.route_table, "route_table");
+        check(self.metrics == new.metrics, "metrics");
         check(self.engine == new.engine, "engine");
         check(self.sandbox == new.sandbox, "sandbox");
         keys
@@ -507,6 +511,15 @@ fn resolve(mut raw: Raw, findings: &mut Findings<'_>) -> Config {
         }
     }
     config.subnets = resolve_subnets(raw.subnets.unwrap_or_default(), findings);
+    if let Some(metrics) = raw.metrics {
+        match metrics.get_ref().parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 => config.metrics = Some(address),
+            _ => {
+                let message = format!("`{}` is no address with a port", metrics.get_ref());
+                findings.add(metrics.span(), message, example("metrics"));
+            }
+        }
+    }
     if let Some(engine) = raw.engine {
         let path = engine.get_ref().strip_prefix("unix://").unwrap_or(engine.get_ref());
         if path.starts_with('/') {

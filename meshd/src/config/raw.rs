@@ -59,6 +59,8 @@ pub struct Raw {
     pub route_table: Option<Spanned<i64>>,
     /// How often the transport key is replaced.
     pub rotate_every: Option<Spanned<String>>,
+    /// Address at which scrapers are answered.
+    pub metrics: Option<Spanned<String>>,
     /// Socket of the container engine that `meshd stack` may use here.
     pub engine: Option<Spanned<String>>,
     /// What the daemon gives up.
@@ -145,6 +147,7 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("fwmark", "fwmark = 0x6d65"),
     ("route_table", "route_table = 254"),
     ("rotate_every", r#"rotate_every = "7d""#),
+    ("metrics", r#"metrics = "127.0.0.1:9655""#),
     ("engine", r#"engine = "unix:///var/run/docker.sock""#),
     ("sandbox", r#"sandbox = "normal""#),
     ("log", r#"log = "info""#),

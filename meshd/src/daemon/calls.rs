@@ -18,6 +18,7 @@ use crate::api::server::{Call, refuse};
 use crate::api::view::Path;
 use crate::api::{Answer, Identity, Pong, Request};
 use crate::exit;
+use crate::metrics;
 
 /// Most pings that wait for their answers.
 const MAX_PINGS: usize = 256;
@@ -30,7 +31,12 @@ impl Service {
         let now = clock::now();
         let node = &self.parts.node;
         let answer = match call.request {
-            Request::Status => Answer::Status(Box::new(self.status(now))),
+            Request::Status => {
+                let mut status = self.status(now);
+                status.drops.retain(|_, count| *count > 0);
+                Answer::Status(Box::new(status))
+            }
+            Request::Metrics => Answer::Metrics { text: metrics::render(&self.status(now)) },
             Request::Routes => Answer::Routes { routes: show::routes(node, now) },
             Request::Why { peer } => match find(node, now, &peer) {
                 Some(member) => show::why(node, now, member)
@@ -66,6 +72,7 @@ impl Service {
         let _ = call.reply.send(answer);
     }
 
+    /// With every reason to drop, those that never occurred included.
     fn status(&self, now: Now) -> crate::api::Status {
         let parts = &self.parts;
         let mut status = show::status(&parts.node, now);
@@ -95,7 +102,6 @@ impl Service {
         status.handshakes = show::handshakes(&handshakes);
         status.drops = parts.lanes.losses();
         status.drops.extend(show::drops(&parts.node.stats(), &handshakes));
-        status.drops.retain(|_, count| *count > 0);
         status
     }
 

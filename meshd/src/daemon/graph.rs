@@ -19,7 +19,7 @@ pub(super) fn graph(node: &Node, now: Now) -> Graph {
         state: None,
     }];
     let mut paths = Vec::new();
-    for peer in view.peers.iter().map(show::peer) {
+    for peer in view.peers.iter().map(|view| show::peer(node, view)) {
         if let Some(path) = peer.path {
             let name = peer.name.clone();
             paths.push(GraphPath { peer: name, kind: path.kind, via: path.via, rtt_ms: path.rtt_ms });

@@ -14,8 +14,8 @@ use proto::id::MemberId;
 
 use super::lanes;
 use crate::api::view::{
-    Candidate, Carried, Decision, Interface, Lanes, Node as NodeInfo, Owner, Path, PathKind, Peer, PeerState,
-    Route, Status, Why,
+    Candidate, Carried, Decision, Interface, Lanes, Node as NodeInfo, Owner, Path, PathKind, PathTraffic,
+    Peer, PeerState, Route, Status, Why,
 };
 use crate::output::units;
 
@@ -48,7 +48,7 @@ pub(super) fn status(node: &Node, now: Now) -> Status {
         tcp: Default::default(),
         lanes: Lanes::default(),
         sandbox: Default::default(),
-        peers: view.peers.iter().map(peer).collect(),
+        peers: view.peers.iter().map(|view| peer(node, view)).collect(),
         warnings: view.warnings.iter().map(warning).collect(),
         drops: BTreeMap::new(),
         handshakes: BTreeMap::new(),
@@ -58,7 +58,7 @@ pub(super) fn status(node: &Node, now: Now) -> Status {
 /// The path that traffic to a member takes.
 pub(super) fn path_to(node: &Node, now: Now, member: MemberId) -> Option<Path> {
     let view = node.peer_views(now).into_iter().find(|view| view.member == member)?;
-    peer(&view).path
+    peer(node, &view).path
 }
 
 /// All routes, by prefix; the owner in use first.
@@ -94,7 +94,7 @@ pub(super) fn why(node: &Node, now: Now, member: MemberId) -> Option<Why> {
         since_s: (decision.age.as_secs_f64() * 10.0).round() / 10.0,
         looked_at_again_ms: decision.next_look.map(|span| (span.as_secs_f64() * 1e3).round()),
     });
-    Some(Why { peer: peer(view), paths, decision })
+    Some(Why { peer: peer(node, view), paths, decision })
 }
 
 /// A member's name, or its id.
@@ -182,7 +182,7 @@ pub(super) fn drops(stats: &NodeStats, handshakes: &HandshakeStats) -> BTreeMap<
     control.into_iter().map(|(name, count)| (name.to_owned(), count)).chain(handshakes).collect()
 }
 
-pub(super) fn peer(view: &PeerView) -> Peer {
+pub(super) fn peer(node: &Node, view: &PeerView) -> Peer {
     let path = view.path.as_ref().map(|path| Path {
         kind: match path.via.is_empty() {
             true if path.by_stream => PathKind::Tcp,
@@ -215,7 +215,19 @@ pub(super) fn peer(view: &PeerView) -> Peer {
         key_epoch: view.key_epoch.map(|epoch| epoch.0),
         version: view.version.clone(),
         subnets: view.subnets.iter().map(|(prefix, _)| *prefix).collect(),
+        paths: view.paths.iter().filter_map(|path| traffic(node, path)).collect(),
     }
+}
+
+/// What a path has carried; `None` if that is nothing.
+fn traffic(node: &Node, path: &PathView) -> Option<PathTraffic> {
+    let PathView { tx_bytes, rx_bytes, .. } = *path;
+    let (kind, remote, via) = match path.id {
+        PathId::Direct { socket, remote } if socket.is_stream() => (PathKind::Tcp, Some(remote), Vec::new()),
+        PathId::Direct { remote, .. } => (PathKind::Direct, Some(remote), Vec::new()),
+        PathId::Relay { relay } => (PathKind::Relay, None, vec![name_of(node.membership(), relay)]),
+    };
+    (tx_bytes + rx_bytes > 0).then_some(PathTraffic { kind, remote, via, tx_bytes, rx_bytes })
 }
 
 fn candidate(
@@ -242,6 +254,8 @@ fn candidate(
         score_ms: path.score_us.map(|us| us as f64 / 1000.0),
         measured_again_ms: (path.standing != Standing::Forbidden)
             .then(|| (path.next_probe.since(now.mono).as_secs_f64() * 1e3).round()),
+        tx_bytes: path.tx_bytes,
+        rx_bytes: path.rx_bytes,
         reason: reason(path, chosen),
     }
 }

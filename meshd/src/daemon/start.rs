@@ -33,6 +33,7 @@ use crate::api::server;
 use crate::config::{Config, LanesWish};
 use crate::join::server::Server as JoinServer;
 use crate::log;
+use crate::metrics;
 use crate::sandbox::{self, Needs};
 use crate::stack::agent::server as agent;
 use crate::state::files::TransportKeys;
@@ -145,6 +146,13 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
     let socket_path = state.socket();
     let listener = server::bind(&socket_path)
         .map_err(|source| Error::ControlSocket { path: socket_path.clone(), source })?;
+    let scrapers = match config.metrics {
+        Some(address) => Some(
+            metrics::http::bind(address)
+                .with_context(|| format!("`metrics`: cannot listen on {address} (TCP)"))?,
+        ),
+        None => None,
+    };
     let (calls_tx, calls) = mpsc::channel(MAX_CALLS);
     let needs = needs(&config, &options, &state, &home);
     let agent = match &config.engine {
@@ -185,6 +193,9 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
     let (saved_tx, saved) = mpsc::channel(MAX_SAVED);
     let store = Store::start(state.clone(), &cache, saved_tx)
         .context("cannot start the thread that writes the state")?;
+    if let Some(listener) = scrapers {
+        tokio::spawn(metrics::http::serve(listener, calls_tx.clone()));
+    }
     tokio::spawn(server::serve(listener, calls_tx));
     let snapshot = Arc::new(ArcSwap::default());
     let (reports_tx, reports) = mpsc::channel(CHANNEL_LEN);

@@ -255,6 +255,7 @@ mod tests {
             key_epoch: Some(1),
             version: None,
             subnets: vec![],
+            paths: vec![],
         }
     }
 

@@ -107,6 +107,8 @@ pub enum Notice {
         via: Via,
         /// Whether it was an inner packet, not just control or keepalive.
         traffic: bool,
+        /// Bytes of inner packets that came this way since it was last told.
+        bytes: u64,
     },
     /// A neighbour used the long relay header for a destination that has a label.
     WantsLabel {
@@ -168,7 +170,15 @@ impl Hash for SessionLane {
 struct Inbound {
     opener: LaneOpener,
     window: ReplayWindow,
-    ways: Vec<(Via, Mono)>,
+    ways: Vec<Way>,
+}
+
+/// A way that a lane's datagrams came.
+struct Way {
+    via: Via,
+    told: Mono,
+    /// Bytes of inner packets since then.
+    bytes: u64,
 }
 
 impl Rx {
@@ -261,8 +271,8 @@ impl Rx {
         let content = plaintext.start..plaintext.start + inner.len();
         let control = trailer.flags.contains(data::TrailerFlags::CONTROL);
         let traffic = !control && !content.is_empty();
-        if session.is_news(now, via) {
-            self.tell(Notice::Heard { receiver: header.receiver, via, traffic });
+        if let Some(bytes) = session.news(now, via, if traffic { content.len() } else { 0 }) {
+            self.tell(Notice::Heard { receiver: header.receiver, via, traffic, bytes });
         }
         if control {
             return Verdict::Control { receiver: header.receiver, via, frames: content };
@@ -460,20 +470,23 @@ impl Inbound {
         Inbound { opener, window: ReplayWindow::new(), ways: Vec::with_capacity(MAX_WAYS) }
     }
 
-    /// Whether the control plane should hear that data came this way.
-    fn is_news(&mut self, now: Mono, via: Via) -> bool {
-        if let Some((_, told)) = self.ways.iter_mut().find(|(way, _)| way.same_way(&via)) {
-            let due = now.0.saturating_sub(told.0) >= TELL_EVERY_US;
-            if due {
-                *told = now;
-            }
-            return due;
+    /// Notes that so many bytes of inner packets came this way. What came since the control plane was told last, if it
+    /// should be told now.
+    fn news(&mut self, now: Mono, via: Via, bytes: usize) -> Option<u64> {
+        let bytes = bytes as u64;
+        if let Some(way) = self.ways.iter_mut().find(|way| way.via.same_way(&via)) {
+            way.bytes += bytes;
+            let due = now.0.saturating_sub(way.told.0) >= TELL_EVERY_US;
+            return due.then(|| {
+                way.told = now;
+                std::mem::take(&mut way.bytes)
+            });
         }
         if self.ways.len() >= MAX_WAYS {
-            let oldest = (0..self.ways.len()).min_by_key(|at| self.ways[*at].1).unwrap_or(0);
+            let oldest = (0..self.ways.len()).min_by_key(|at| self.ways[*at].told).unwrap_or(0);
             self.ways.swap_remove(oldest);
         }
-        self.ways.push((via, now));
-        true
+        self.ways.push(Way { via, told: now, bytes: 0 });
+        Some(bytes)
     }
 }

@@ -341,6 +341,15 @@ impl Node {
         }
     }
 
+    /// Bytes of inner packets came on a path.
+    pub(super) fn count_received(&mut self, receiver: ReceiverIndex, via: Via, bytes: u64) {
+        let path = self.path_of(via).filter(|_| bytes > 0);
+        let member = self.handshaker.owner(receiver);
+        if let (Some(path), Some(peer)) = (path, member.and_then(|member| self.peers.get_mut(&member))) {
+            peer.paths.count(&path, 0, bytes);
+        }
+    }
+
     /// As [`Node::handle_heard`]; returns whose session it is.
     pub(super) fn note_arrival(&mut self, now: Now, receiver: ReceiverIndex, via: Via) -> Option<MemberId> {
         let member = self.handshaker.owner(receiver)?;

@@ -317,8 +317,9 @@ impl Node {
     pub fn handle_inbound(&mut self, now: Now, inbound: Inbound) {
         match inbound {
             Inbound::Control { receiver, via, frames } => self.handle_control(now, receiver, via, &frames),
-            Inbound::Notice(Notice::Heard { receiver, via, traffic }) => {
+            Inbound::Notice(Notice::Heard { receiver, via, traffic, bytes }) => {
                 self.handle_heard(now, receiver, via, traffic);
+                self.count_received(receiver, via, bytes);
             }
             Inbound::Notice(Notice::WantsLabel { neighbour, destination }) => {
                 self.offer_label(now, neighbour, destination);
@@ -572,6 +573,9 @@ impl Node {
         let before = peer.selection.primary;
         let changed = selection.primary != before;
         let had_none = before.is_none();
+        if !unchanged {
+            peer.count_sent();
+        }
         peer.selection = selection;
         self.note_mtu(member);
         if unchanged {

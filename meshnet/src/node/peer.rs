@@ -9,7 +9,7 @@ use proto::id::{BootEpoch, MemberId, RelayLabel};
 
 use crate::dataplane::PeerStats;
 use crate::dataplane::snapshot::MemberSlot;
-use crate::path::{PathSet, Selection};
+use crate::path::{PathSet, PathView, Selection};
 use crate::session::Session;
 use crate::time::Mono;
 
@@ -62,6 +62,8 @@ pub(super) struct Peer {
     pub(super) needed: Mono,
     reassembly: VecDeque<Reassembly>,
     budget: Budget,
+    /// Bytes sent to it that are counted for paths already.
+    sent_counted: u64,
 }
 
 struct Reassembly {
@@ -107,12 +109,35 @@ impl Peer {
             needed: now,
             reassembly: VecDeque::new(),
             budget: Budget { bytes: CONTROL_BURST_BYTES, filled: now },
+            sent_counted: 0,
         }
     }
 
     /// It does not answer: no path to it is alive, though there was one, or though it was asked for a session twice.
     pub(super) fn unresponsive(&self, now: Mono) -> bool {
         (self.up || self.unanswered >= 2) && !self.paths.any_alive(now)
+    }
+
+    /// Counts what was sent since the last time for the paths that are chosen: call it before others are.
+    pub(super) fn count_sent(&mut self) {
+        let sent = self.stats.traffic().tx_bytes;
+        let bytes = sent.saturating_sub(std::mem::replace(&mut self.sent_counted, sent));
+        let Selection { primary, duplicate } = self.selection;
+        for path in [primary, duplicate].into_iter().flatten() {
+            self.paths.count(&path, bytes, 0);
+        }
+    }
+
+    /// Every path, as of now.
+    pub(super) fn path_views(&self, now: Mono) -> Vec<PathView> {
+        let mut views = self.paths.views(now);
+        let bytes = self.stats.traffic().tx_bytes.saturating_sub(self.sent_counted);
+        let chosen = [self.selection.primary, self.selection.duplicate];
+        views
+            .iter_mut()
+            .filter(|view| chosen.contains(&Some(view.id)))
+            .for_each(|view| view.tx_bytes += bytes);
+        views
     }
 
     /// Queues a packet for when there is a session. Returns those that had to go.

@@ -85,7 +85,7 @@ impl Node {
             datacenter: record.and_then(|record| record.datacenter.clone()),
             relays: record.is_some_and(|record| record.relays) && self.may_relay(now, member),
             state: self.state_of(now, member),
-            paths: peer.map(|peer| peer.paths.views(now.mono)).unwrap_or_default(),
+            paths: peer.map(|peer| peer.path_views(now.mono)).unwrap_or_default(),
             decision: peer.filter(|peer| peer.selection.primary.is_some()).map(|peer| {
                 let (reason, at) = peer.paths.last_change();
                 let next_look = peer.paths.poll_timeout(now.mono).map(|at| at.since(now.mono));

@@ -92,6 +92,10 @@ pub struct PathView {
     pub datagram_len: u16,
     /// Whether that was measured; else it is assumed.
     pub len_is_proven: bool,
+    /// Bytes of inner packets sent on it, since it is known.
+    pub tx_bytes: u64,
+    /// Bytes of inner packets received on it.
+    pub rx_bytes: u64,
 }
 
 impl PathSet {
@@ -193,6 +197,8 @@ impl PathSet {
                 next_probe: path.next_probe,
                 datagram_len: path.mtu.size(),
                 len_is_proven: path.mtu.is_proven(),
+                tx_bytes: path.tx_bytes,
+                rx_bytes: path.rx_bytes,
             })
             .collect()
     }

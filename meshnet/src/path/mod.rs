@@ -152,6 +152,8 @@ struct Path {
     next_probe: Mono,
     in_flight: Vec<InFlight>,
     mtu: mtu::Search,
+    tx_bytes: u64,
+    rx_bytes: u64,
 }
 
 struct InFlight {
@@ -176,6 +178,8 @@ impl Path {
             next_probe: now,
             in_flight: Vec::new(),
             mtu: if id.is_stream() { mtu::Search::of_stream(now) } else { mtu::Search::new(now) },
+            tx_bytes: 0,
+            rx_bytes: 0,
         }
     }
 
@@ -277,6 +281,14 @@ impl PathSet {
         }
         self.paths.insert(id, Path::new(&id, origin, !self.policy.allows(&id), now));
         true
+    }
+
+    /// So many bytes of inner packets went out and came in on a path.
+    pub fn count(&mut self, id: &PathId, tx_bytes: u64, rx_bytes: u64) {
+        if let Some(path) = self.paths.get_mut(id) {
+            path.tx_bytes += tx_bytes;
+            path.rx_bytes += rx_bytes;
+        }
     }
 
     /// Forgets a path, for instance because its socket is gone.
