@@ -13,6 +13,7 @@ use super::definition::hex;
 use super::driver::direct::Direct;
 use super::driver::marathon::{Marathon, client::Client};
 use super::driver::{Driver, Kind, Order, Replica, Waiting};
+use super::engine::probe::DISCONNECTED;
 use super::fleet::{self, Fleet};
 use super::plan::secrets::{self, NOT_YET};
 use super::plan::{Action, Plan, Step, Wishes};
@@ -21,6 +22,8 @@ use super::{actual::Actual, random_bytes};
 
 /// How often a replica is asked whether it is ready.
 const POLL: Duration = Duration::from_millis(500);
+/// A Galera replica that is seen without its cluster so often in a row is restarted.
+const GIVEN_UP_AFTER: u32 = 12;
 /// Most steps under way at a time.
 const MAX_STEPS_AT_ONCE: usize = 32;
 /// Last lines of a container's log that are shown when it fails.
@@ -306,12 +309,23 @@ async fn attempt(plan: &Plan, step: &Step, site: &Site<'_>, waits_for: &mut Stri
         }
         Action::Ready => {
             let placed = placed()?;
+            let mut given_up = 0;
             loop {
                 let why = match site.fleet.probe(site.name, placed, &step.node).await {
                     Ok(probe) if probe.ready => break,
-                    Ok(probe) => probe.detail,
+                    Ok(probe) => {
+                        // For a moment while it starts, it looks the same.
+                        let lost = probe.role.as_deref() == Some(DISCONNECTED);
+                        given_up = if lost { given_up + 1 } else { 0 };
+                        probe.detail
+                    }
                     Err(error) => error.to_string(),
                 };
+                if given_up == GIVEN_UP_AFTER {
+                    given_up = 0;
+                    // It ends, its engine starts it again, and it joins anew. With wsrep_on it would refuse the order.
+                    client(site, step, placed, "SET SESSION wsrep_on=OFF; SHUTDOWN").await?;
+                }
                 wait(site, step, waits_for, why).await;
             }
         }
@@ -343,13 +357,18 @@ async fn ask(site: &Site<'_>, step: &Step, request: Request) -> anyhow::Result<A
 
 /// Makes what is left of a Galera cluster its primary component again.
 async fn promote(site: &Site<'_>, step: &Step, placed: &Placed) -> anyhow::Result<()> {
+    client(site, step, placed, "SET GLOBAL wsrep_provider_options='pc.bootstrap=YES'").await
+}
+
+/// Has a Galera replica carry out a statement.
+async fn client(site: &Site<'_>, step: &Step, placed: &Placed, statement: &str) -> anyhow::Result<()> {
     let Check::Galera { command } = &placed.component.ready else {
         anyhow::bail!("{} is no Galera cluster", step.component);
     };
     // The same client as the check's, with another statement.
     let mut command = command.clone();
     command.pop();
-    command.push("SET GLOBAL wsrep_provider_options='pc.bootstrap=YES'".into());
+    command.push(statement.into());
     let container = format!("meshd-{}-{}", site.name, step.component);
     match ask(site, step, Request::Run { stack: site.name.to_owned(), container, command }).await? {
         Answer::Ran { code: 0, .. } => Ok(()),

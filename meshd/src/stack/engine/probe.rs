@@ -24,6 +24,10 @@ pub const NON_PRIMARY: &str = "non-primary";
 /// The role of a Galera replica that catches up with a primary component.
 pub const JOINING: &str = "joining";
 
+/// The role of a Galera replica whose server answers and has given up its cluster, as after a failed transfer: only a restart
+/// helps.
+pub const DISCONNECTED: &str = "disconnected";
+
 /// A replica and its checks.
 #[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
 pub struct Question {
@@ -218,6 +222,10 @@ fn galera(output: &str) -> Result<Probe, Unready> {
     let status: BTreeMap<&str, &str> = output.lines().filter_map(|line| line.split_once('\t')).collect();
     let value = |name: &str| status.get(name).map(|value| value.trim()).unwrap_or_default();
     let position = value("wsrep_last_committed");
+    if value("wsrep_cluster_status") == "Disconnected" {
+        let why = "it has given up its cluster and must be restarted".to_owned();
+        return Err(Unready { why, role: Some(DISCONNECTED) });
+    }
     if value("wsrep_cluster_status") != "Primary" {
         let why = format!("it is in no primary component, position {position}");
         return Err(Unready { why, role: Some(NON_PRIMARY) });
@@ -339,6 +347,7 @@ mod tests {
             "it is in no primary component, position 12"
         );
         assert!(status("Primary", "Joining").is_err());
+        assert_eq!(status("Disconnected", "Initialized").unwrap_err().role, Some(DISCONNECTED));
     }
 
     #[tokio::test(flavor = "current_thread")]
