@@ -138,6 +138,7 @@ fn stream_under(
 
 /// What an attacker can do who has the mesh's gate key: inits that are all different, with a right mac1.
 #[test]
+#[ignore = "wants the machine to itself; no figures yet"]
 fn a_flood_of_handshakes_from_forged_addresses_costs_no_key_agreement_and_a_stream_goes_on() {
     let mut lan = Lan::new(2);
     let rate: u64 = limit("MESHNET_FLOOD", 50_000);
@@ -174,6 +175,7 @@ fn a_flood_of_handshakes_from_forged_addresses_costs_no_key_agreement_and_a_stre
 }
 
 #[test]
+#[ignore = "wants the machine to itself; no figures yet"]
 fn junk_from_forged_addresses_is_dropped_and_a_stream_goes_on() {
     let mut lan = Lan::new(2);
     let rate: u64 = limit("MESHNET_JUNK_RATE", 100_000);
