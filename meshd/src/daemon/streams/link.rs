@@ -14,7 +14,7 @@ use super::table::{Chunk, Key, Link, Table, count};
 use super::{Inlet, Io};
 
 /// A datagram that waited for longer is dropped: what is behind it must not wait for it as well.
-const STALE: Duration = Duration::from_millis(100);
+const STALE: Duration = Duration::from_millis(500);
 /// Datagrams may wait this long for a connection to be made.
 const STALE_BEFORE: Duration = Duration::from_secs(5);
 /// So much is written at a time.
