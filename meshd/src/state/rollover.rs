@@ -114,6 +114,21 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_in_the_file_is_read_as_what_would_be_written_or_not_at_all(
+            mut bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 70..140),
+            sound in proptest::prelude::any::<bool>(),
+        ) {
+            if sound {
+                (bytes[0], bytes[1], bytes[34]) = (VERSION, bytes[1] & 1, 1);
+            }
+            if let Some(read) = Pending::parse(&bytes) {
+                proptest::prop_assert_eq!(&*read.payload(), &bytes);
+            }
+        }
+    }
+
     #[test]
     fn what_is_written_is_read_and_nothing_else() {
         for leaving in [None, Some([2; 32])] {

@@ -3,6 +3,7 @@
 mod certificates;
 mod chain;
 mod epochs;
+mod properties;
 mod revocations;
 mod table;
 
