@@ -193,7 +193,7 @@ mod tests {
             "LIES ON THIS NODE",
             "names ending in -home",
             "within 10.0.0.0/8",
-            "for 1 d at most",
+            "for 24 h at most",
             "waited for",
             "bundle 1",
         ] {
