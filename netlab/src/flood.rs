@@ -111,7 +111,7 @@ pub fn forged(
             ipi_addr: libc::in_addr { s_addr: 0 },
         };
         let source = [ControlMessage::Ipv4PacketInfo(&info)];
-        let result = sendmmsg(socket.as_raw_fd(), &mut headers, &slices, &targets, source, MsgFlags::empty());
+        let result = sendmmsg(socket.as_raw_fd(), &mut headers, &slices, targets, source, MsgFlags::empty());
         sent += result.map_or(0, |accepted| accepted.count() as u64);
         batches = batches.wrapping_add(1);
     }

@@ -276,7 +276,7 @@ fn a_plan_for_all_survives_the_kill_of_any_daemon_in_each_phase() {
             epoch += 1;
             let members = [&split.a, &split.b, &split.relays[0], &split.relays[1]];
             done(netlab::wait::until("all to have new keys", 2 * SETTLE, || {
-                let epochs = members.map(|member| keys(member));
+                let epochs = members.map(keys);
                 let over = |shown: &Value| {
                     shown["current"].as_u64() == Some(epoch)
                         && shown["epochs"].as_array().is_some_and(|all| all.len() == 1)

@@ -70,15 +70,15 @@ fn all_hold(world: &World, id: MachineId, members: usize) -> bool {
 fn forged(root: &AuthoritySecret, chain: &TrustChain, now_s: u64) -> VerifiedCertificate {
     let request = Request {
         identity: IdentitySecret::from_bytes(&[66; 32]).public(),
-        name: Name::new("mallory").unwrap(),
-        addresses: vec!["10.99.7.7".parse().unwrap()],
+        name: Name::new("mallory").expect("a name"),
+        addresses: vec!["10.99.7.7".parse().expect("an address")],
         prefixes: Vec::new(),
         roles: Roles::RELAY.union(Roles::OPERATOR),
         constraints: None,
         lifetime_s: DEFAULT_LIFETIME_S,
     };
     let wall = meshnet::time::UnixMs(now_s * 1000);
-    issue(wall, chain, &Signer::Root(root), request, None, 1).unwrap()
+    issue(wall, chain, &Signer::Root(root), request, None, 1).expect("the request is allowed")
 }
 
 fn now_s(world: &World, id: MachineId) -> u64 {

@@ -181,7 +181,7 @@ impl Service {
             }
             None => match self.new_rollover(now, deadline_s, members) {
                 Ok(pending) => pending,
-                Err(refusal) => return refusal,
+                Err(refusal) => return *refusal,
             },
         };
         self.begin(now, pending)
@@ -192,25 +192,25 @@ impl Service {
         now: Now,
         deadline_s: u64,
         without: Vec<proto::id::MemberId>,
-    ) -> Result<Pending, Answer> {
+    ) -> Result<Pending, Box<Answer>> {
         let parts = &mut self.parts;
         let old = match parts.home.authority() {
             Ok(Some(old)) => old,
             Ok(None) => {
-                return Err(refuse(
+                return Err(Box::new(refuse(
                     exit::NOT_PERMITTED,
                     "the authority's key is not on this node: run this where it is, or import it first \
                      (meshd authority import FILE)",
-                ));
+                )));
             }
-            Err(error) => return Err(refuse(exit::FAILED, error.to_string())),
+            Err(error) => return Err(Box::new(refuse(exit::FAILED, error.to_string()))),
         };
         let threshold = parts.node.membership().trust().current().threshold;
         if threshold > 1 {
-            return Err(refuse(
+            return Err(Box::new(refuse(
                 exit::FAILED,
                 format!("{threshold} roots have to sign the next trust bundle, and one of them is here"),
-            ));
+            )));
         }
         Ok(Pending {
             target: *AuthoritySecret::generate(&mut parts.rng).to_bytes(),

@@ -65,9 +65,8 @@ pub async fn serve(listener: TcpListener, calls: mpsc::Sender<Call>) {
                 .header_read_timeout(HEAD_LIMIT)
                 .max_buf_size(HEAD_MAX_BYTES)
                 .serve_connection(TokioIo::new(stream), service);
-            match tokio::time::timeout(CONNECTION_LIMIT, connection).await {
-                Ok(Err(error)) => debug!(%error, "a connection for metrics ended"),
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_LIMIT, connection).await {
+                debug!(%error, "a connection for metrics ended");
             }
             drop(place);
         });

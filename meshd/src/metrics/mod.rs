@@ -98,8 +98,11 @@ fn peers(page: &mut Page, peers: &[Peer]) {
     }
 }
 
+/// What a family of samples takes from a path.
+type OfPath = fn(&PathTraffic) -> u64;
+
 fn paths(page: &mut Page, peers: &[Peer]) {
-    let families: [(&str, &str, fn(&PathTraffic) -> u64); 2] = [
+    let families: [(&str, &str, OfPath); 2] = [
         ("meshd_path_tx_bytes_total", "Bytes of packets sent on a path.", |path| path.tx_bytes),
         ("meshd_path_rx_bytes_total", "Bytes of packets received on a path.", |path| path.rx_bytes),
     ];

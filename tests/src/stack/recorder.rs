@@ -53,7 +53,7 @@ fn copy(mut from: UnixStream, mut to: UnixStream, heard: Option<&Recorder>) {
                 let request = line.rsplit_once(" HTTP/1.").map_or(line, |(request, _)| request);
                 recorder.0.lock().unwrap_or_else(PoisonError::into_inner).push(request.to_owned());
             }
-            tail = text[whole..].as_bytes().to_vec();
+            tail = text.as_bytes()[whole..].to_vec();
         }
         if to.write_all(&buffer[..length]).is_err() {
             break;
