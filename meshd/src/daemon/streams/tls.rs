@@ -13,6 +13,7 @@ pub(super) use with::*;
 #[derive(Debug, thiserror::Error)]
 pub(in crate::daemon) enum Error {
     /// A file cannot be used.
+    #[cfg(feature = "ring")]
     #[error("{path}: {message}")]
     File {
         /// Which.
