@@ -1,17 +1,22 @@
 //! What the fuzz targets do with their input. Each entry function takes any bytes and panics when a parser breaks a
 //! promise: parsing never panics, what is accepted is emitted as something that is read as the same value, and a signed
 //! object is emitted byte for byte as it came. Those over [`packets`] and [`relays`] also compare the packet path with
-//! simple readings of its rules.
+//! simple readings of its rules, those over [`trust`] and [`store`] what is accepted, and those over [`files`] what is on a
+//! node's disk and asked on its control socket.
 //!
 //! ```text
-//! cargo test                                                     a seeded smoke test
-//! cargo run --example seed_corpus                                writes inputs to begin with to corpus/TARGET/
-//! cargo +nightly fuzz run TARGET --features libfuzzer            TARGET: a name of TARGETS
+//! cargo test -p meshnet-fuzz                        a seeded smoke test
+//! cd fuzz && cargo run --example seed_corpus        writes inputs to begin with to corpus/TARGET/
+//! make fuzz FUZZ_TARGETS=TARGET                     libFuzzer; TARGET: a name of TARGETS
 //! ```
 
+pub mod files;
+pub mod gossip;
 pub mod packets;
 pub mod relays;
 mod seeds;
+pub mod store;
+pub mod trust;
 
 use std::fmt::Debug;
 use std::io;
@@ -39,7 +44,7 @@ use proto::{data, relay};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 15] = [
     ("datagram", datagram),
     ("frames", frames),
     ("signed", signed),
@@ -48,9 +53,16 @@ pub const TARGETS: [Target; 8] = [
     ("split_merge", packets::split_merge),
     ("trailer", packets::trailer),
     ("relay", relays::relay),
+    ("certificate", trust::certificate),
+    ("bundle", trust::bundle),
+    ("store", store::store),
+    ("key_file", files::key_file),
+    ("control", files::control),
+    ("records", gossip::records),
+    ("flooding", gossip::flooding),
 ];
 
-/// Inputs that a target begins with, by name: packets for those that take packets, else the test vectors.
+/// Inputs that a target begins with, by name: packets for those that take packets, and so on; else the test vectors.
 ///
 /// # Errors
 /// When the vectors cannot be read.
@@ -59,6 +71,11 @@ pub fn seeds(target: &str) -> io::Result<Vec<(String, Vec<u8>)>> {
         "packet" => seeds::packets(),
         "split_merge" => seeds::super_packets(),
         "trailer" => seeds::with_trailers(),
+        "certificate" => trust::certificate_seeds(),
+        "bundle" => trust::bundle_seeds(),
+        "store" => store::seeds(),
+        "key_file" => files::key_file_seeds(),
+        "control" => files::control_seeds(),
         _ => vectors()?,
     })
 }

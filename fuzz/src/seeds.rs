@@ -86,7 +86,7 @@ fn kinds(payload_len: usize) -> Vec<Seed> {
 }
 
 fn tcp(flags: u8, options: &[u8]) -> Vec<u8> {
-    let offset = ((20 + options.len()) / 4 << 4) as u8;
+    let offset = (((20 + options.len()) / 4) << 4) as u8;
     let fixed = [0x30, 0x39, 0, 80, 0, 0, 0, 0, 0, 0, 0, 9, offset, flags, 0xff, 0xff, 0, 0, 0, 0];
     [&fixed, options].concat()
 }

@@ -1,4 +1,4 @@
-//! Exit codes, and the one place where an error becomes one.
+//! Exit codes; [`crate::cli`] has the one place where an error becomes one.
 //!
 //! | code | meaning |
 //! |---|---|
@@ -9,16 +9,12 @@
 //! | 69 | the daemon is not running (`EX_UNAVAILABLE`) |
 //! | 77 | not permitted (`EX_NOPERM`) |
 
-use std::process::ExitCode;
-
-use crate::api::client;
-use crate::state::HomeError;
-use crate::{config, daemon, founding, sandbox, stack, state};
-
 /// Done.
 pub const DONE: u8 = 0;
 /// Something did not work.
 pub const FAILED: u8 = 1;
+/// There was nothing to do.
+pub const NOTHING: u8 = 2;
 /// Wrong usage or configuration; the message says what to write instead.
 pub const USAGE: u8 = 64;
 /// The daemon is not running.
@@ -28,7 +24,7 @@ pub const NOT_PERMITTED: u8 = 77;
 
 /// An error whose exit code is decided where it arises.
 ///
-/// Most errors get their code from their type in [`code_of`]; this one is for a verb's own findings.
+/// Most errors get their code from their type by the command line; this one is for a verb's own findings.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The arguments are well formed, but make no sense together or here.
@@ -40,95 +36,4 @@ pub enum Failure {
     /// The user may not do this.
     #[error("{0}")]
     NotPermitted(String),
-}
-
-/// The exit code for an error: the first error in its chain that has one decides, otherwise it is [`FAILED`].
-pub fn code_of(error: &anyhow::Error) -> u8 {
-    error.chain().find_map(code_of_cause).unwrap_or(FAILED)
-}
-
-/// Prints `error` with its causes on standard error and gives the code to exit with.
-pub fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("meshd: {error:#}");
-    ExitCode::from(code_of(error))
-}
-
-fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
-    if let Some(failure) = cause.downcast_ref::<Failure>() {
-        return Some(match failure {
-            Failure::Usage(_) => USAGE,
-            Failure::Unavailable(_) => UNAVAILABLE,
-            Failure::NotPermitted(_) => NOT_PERMITTED,
-        });
-    }
-    if let Some(error) = cause.downcast_ref::<client::Error>() {
-        return Some(match error {
-            client::Error::NotRunning(_) => UNAVAILABLE,
-            client::Error::NotPermitted(_) => NOT_PERMITTED,
-            client::Error::Broken { .. } | client::Error::Version(_) => FAILED,
-            client::Error::Refused(refusal) => refusal.code,
-        });
-    }
-    if let Some(error) = cause.downcast_ref::<config::Error>() {
-        return match error {
-            config::Error::Invalid(_) => Some(USAGE),
-            config::Error::Unreadable { source, .. } => Some(code_of_io(source).unwrap_or(USAGE)),
-        };
-    }
-    if cause.is::<config::Invalid>() || cause.is::<stack::components::CatalogueError>() {
-        return Some(USAGE);
-    }
-    // Transparent errors are not in the chain themselves.
-    if let Some(HomeError::State(error)) = cause.downcast_ref::<HomeError>() {
-        return code_of_state(error);
-    }
-    if let Some(founding::Error::State(error)) = cause.downcast_ref::<founding::Error>() {
-        return code_of_state(error);
-    }
-    if let Some(error) = cause.downcast_ref::<state::Error>() {
-        return code_of_state(error);
-    }
-    if let Some(error) = cause.downcast_ref::<daemon::Error>() {
-        return match error {
-            daemon::Error::Permission(_) => Some(NOT_PERMITTED),
-            daemon::Error::Listen { .. }
-            | daemon::Error::Streams { .. }
-            | daemon::Error::Interface { .. } => Some(FAILED),
-            daemon::Error::ControlSocket { source, .. } => code_of_io(source),
-        };
-    }
-    if cause.is::<sandbox::Unavailable>() {
-        return Some(NOT_PERMITTED);
-    }
-    if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-        return code_of_io(io);
-    }
-    None
-}
-
-fn code_of_state(error: &state::Error) -> Option<u8> {
-    match error {
-        state::Error::Owner { .. } | state::Error::Open { .. } => Some(NOT_PERMITTED),
-        _ => None,
-    }
-}
-
-fn code_of_io(error: &std::io::Error) -> Option<u8> {
-    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
-    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem).then_some(NOT_PERMITTED)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use anyhow::Context;
-
-    #[test]
-    fn the_code_is_found_below_any_context() {
-        let error = Err::<(), _>(Failure::Usage("no".into())).context("while reading").unwrap_err();
-        assert_eq!(code_of(&error), USAGE);
-        assert_eq!(code_of(&anyhow::anyhow!("other")), FAILED);
-        let denied = anyhow::Error::from(std::io::Error::from(std::io::ErrorKind::PermissionDenied));
-        assert_eq!(code_of(&denied.context("opening")), NOT_PERMITTED);
-    }
 }

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod demo;
 pub mod exit;
 pub mod founding;
+pub mod hooks;
 pub mod join;
 pub mod local;
 pub mod log;

@@ -9,6 +9,7 @@ pub mod io;
 mod lpm;
 pub mod membership;
 pub mod node;
+mod pack;
 pub mod path;
 pub mod route;
 pub mod session;

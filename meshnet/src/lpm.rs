@@ -4,7 +4,7 @@
 //! a hash table alone, in a tenth of the time that the trie takes for an IPv6 address; only what is no member's address
 //! goes on to the trie of shorter prefixes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
@@ -12,8 +12,8 @@ use prefix_trie::joint::JointPrefixMap;
 /// An immutable longest-prefix table.
 #[derive(Clone, Debug)]
 pub(crate) struct LpmTable<V> {
-    hosts4: HostTable<V>,
-    hosts6: HostTable<V>,
+    hosts4: HostTable<Ipv4Addr, V>,
+    hosts6: HostTable<Ipv6Addr, V>,
     prefixes: JointPrefixMap<IpNet, V>,
 }
 
@@ -22,8 +22,8 @@ impl<V> LpmTable<V> {
     #[inline]
     pub(crate) fn lookup(&self, address: &IpAddr) -> Option<&V> {
         let host = match address {
-            IpAddr::V4(v4) => self.hosts4.get(u128::from(u32::from(*v4))),
-            IpAddr::V6(v6) => self.hosts6.get(u128::from(*v6)),
+            IpAddr::V4(v4) => self.hosts4.get(*v4),
+            IpAddr::V6(v6) => self.hosts6.get(*v6),
         };
         host.or_else(|| self.prefixes.get_lpm(&IpNet::from(*address)).map(|(_, value)| value))
     }
@@ -35,9 +35,9 @@ impl<V> LpmTable<V> {
 
     /// All prefixes, ascending, IPv4 first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (IpNet, &V)> + '_ {
-        let hosts4 = self.hosts4.iter().map(|(key, value)| (IpAddr::from((key as u32).to_be_bytes()), value));
-        let hosts6 = self.hosts6.iter().map(|(key, value)| (IpAddr::from(key.to_be_bytes()), value));
-        let hosts = hosts4.chain(hosts6).map(|(address, value)| (IpNet::from(address), value));
+        let hosts4 = self.hosts4.iter().map(|(address, value)| (IpNet::from(IpAddr::V4(address)), value));
+        let hosts6 = self.hosts6.iter().map(|(address, value)| (IpNet::from(IpAddr::V6(address)), value));
+        let hosts = hosts4.chain(hosts6);
         let mut all: Vec<_> = hosts.chain(self.prefixes.iter()).collect();
         all.sort_unstable_by_key(|(prefix, _)| *prefix);
         all.into_iter()
@@ -50,10 +50,8 @@ impl<V> FromIterator<(IpNet, V)> for LpmTable<V> {
         let (mut hosts4, mut hosts6, mut shorter) = (Vec::new(), Vec::new(), JointPrefixMap::new());
         for (prefix, value) in prefixes {
             match prefix {
-                IpNet::V4(v4) if v4.prefix_len() == 32 => {
-                    hosts4.push((u128::from(u32::from(v4.addr())), value))
-                }
-                IpNet::V6(v6) if v6.prefix_len() == 128 => hosts6.push((u128::from(v6.addr()), value)),
+                IpNet::V4(v4) if v4.prefix_len() == 32 => hosts4.push((v4.addr(), value)),
+                IpNet::V6(v6) if v6.prefix_len() == 128 => hosts6.push((v6.addr(), value)),
                 _ => drop(shorter.insert(prefix, value)),
             }
         }
@@ -67,18 +65,22 @@ impl<V> Default for LpmTable<V> {
     }
 }
 
-/// A hash table with linear probing. Its keys are certified addresses, not what a stranger sends, and it is never more
-/// than a quarter full.
+/// A hash table with linear probing. Its keys are certified addresses, not what a stranger sends. It is never more than a
+/// quarter full, and with more than [`MANY`] entries two thirds: room that is not there is not read from memory.
 #[derive(Clone, Debug)]
-struct HostTable<V> {
+struct HostTable<K, V> {
     /// A power of two.
-    slots: Box<[Option<(u128, V)>]>,
+    slots: Box<[Option<(K, V)>]>,
     len: usize,
 }
 
-impl<V> HostTable<V> {
-    fn new(entries: Vec<(u128, V)>) -> Self {
-        let size = (entries.len() * 4).next_power_of_two();
+/// See [`HostTable`].
+const MANY: usize = 4096;
+
+impl<K: Host, V> HostTable<K, V> {
+    fn new(entries: Vec<(K, V)>) -> Self {
+        let room = if entries.len() > MANY { entries.len() * 3 / 2 } else { entries.len() * 4 };
+        let size = room.next_power_of_two();
         let mut table = Self { slots: (0..size).map(|_| None).collect(), len: 0 };
         for (key, value) in entries {
             let at = table.position(key);
@@ -89,7 +91,7 @@ impl<V> HostTable<V> {
     }
 
     #[inline]
-    fn get(&self, key: u128) -> Option<&V> {
+    fn get(&self, key: K) -> Option<&V> {
         if self.len == 0 {
             return None;
         }
@@ -98,17 +100,36 @@ impl<V> HostTable<V> {
 
     /// The slot with `key`, or the free one where it would go. There always is a free one.
     #[inline]
-    fn position(&self, key: u128) -> usize {
+    fn position(&self, key: K) -> usize {
         let mask = self.slots.len() - 1;
-        let mut at = hash(key) & mask;
+        let mut at = hash(key.number()) & mask;
         while self.slots[at].as_ref().is_some_and(|(other, _)| *other != key) {
             at = (at + 1) & mask;
         }
         at
     }
 
-    fn iter(&self) -> impl Iterator<Item = (u128, &V)> + '_ {
+    fn iter(&self) -> impl Iterator<Item = (K, &V)> + '_ {
         self.slots.iter().flatten().map(|(key, value)| (*key, value))
+    }
+}
+
+/// An address as it is kept: four bytes are enough for most.
+trait Host: Copy + Eq {
+    fn number(self) -> u128;
+}
+
+impl Host for Ipv4Addr {
+    #[inline]
+    fn number(self) -> u128 {
+        u128::from(self.to_bits())
+    }
+}
+
+impl Host for Ipv6Addr {
+    #[inline]
+    fn number(self) -> u128 {
+        self.to_bits()
     }
 }
 
@@ -118,6 +139,14 @@ fn hash(key: u128) -> usize {
     let mixed = (key as u64 ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ mixed >> 32 ^ (key >> 64) as u64).wrapping_mul(0x94d0_49bb_1331_11eb);
     (mixed ^ mixed >> 32) as usize
+}
+
+/// The finaliser of SplitMix64 (Steele, Lea, Flood 2014): each bit of the result depends on every bit that goes in.
+pub(crate) fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ value >> 31
 }
 
 #[cfg(test)]
@@ -162,10 +191,11 @@ mod tests {
     #[test]
     fn neighbouring_addresses_are_found_in_few_steps() {
         for shift in [0, 8, 64, 96] {
-            let entries: Vec<_> = (0..4096u128).map(|i| (0x0a63_0001 + (i << shift), ())).collect();
+            let entries: Vec<_> =
+                (0..4096u128).map(|i| (Ipv6Addr::from(0x0a63_0001 + (i << shift)), ())).collect();
             let table = HostTable::new(entries.clone());
             let mask = table.slots.len() - 1;
-            let steps = |key| (table.position(key).wrapping_sub(hash(key)) & mask) + 1;
+            let steps = |key: Ipv6Addr| (table.position(key).wrapping_sub(hash(key.number())) & mask) + 1;
             let total: usize = entries.iter().map(|(key, ())| steps(*key)).sum();
             assert!(total < 4096 * 3 / 2, "shift {shift}: {total} steps");
         }

@@ -52,17 +52,23 @@ impl Engine {
         command.args(["--iptables=false", "--ip6tables=false"]);
         let process = self.machine.spawn(command)?;
         let log = process.log().to_owned();
-        self.process = Some(process);
-        wait::until(
-            &format!("the container engine of {} to answer", self.machine.name()),
-            START_LIMIT,
-            || {
-                self.docker(&["info", "--format", "."]).map(drop).map_err(|error| {
-                    let text = std::fs::read_to_string(&log).unwrap_or_default();
-                    format!("{error}: {}", text.lines().last().unwrap_or_default())
-                })
-            },
-        )
+        let end = || {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            text.lines().last().unwrap_or_default().to_owned()
+        };
+        let process = self.process.insert(process);
+        let socket = self.place.join("sock");
+        let answers = || {
+            let mut ask = docker(&socket);
+            tool::finish(ask.args(["info", "--format", "."]), None)
+        };
+        let what = format!("the container engine of {} to answer", self.machine.name());
+        wait::until(&what, START_LIMIT, || match (answers(), process.try_wait()) {
+            (Ok(_), _) => Ok(Ok(())),
+            // Where it cannot run it says so at once.
+            (_, Some(status)) => Ok(Err(Error::Command { line: "dockerd".into(), status, stderr: end() })),
+            (Err(error), None) => Err(format!("{error}: {}", end())),
+        })?
     }
 
     /// Stops it as a system's shut-down does: its containers end in their own way, and come back with [`Engine::start`].
@@ -106,8 +112,8 @@ impl Engine {
 
     /// `docker ARGUMENTS...` against this engine, not started.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = tool::system_command("docker");
-        command.arg("-H").arg(format!("unix://{}", self.socket().display())).args(arguments);
+        let mut command = docker(&self.socket());
+        command.args(arguments);
         command
     }
 
@@ -138,6 +144,12 @@ impl Drop for Engine {
         self.unmount();
         let _ = std::fs::remove_dir_all(&self.place);
     }
+}
+
+fn docker(socket: &Path) -> Command {
+    let mut command = tool::system_command("docker");
+    command.arg("-H").arg(format!("unix://{}", socket.display()));
+    command
 }
 
 fn kill(pid: &str) {

@@ -83,6 +83,12 @@ pub struct PeerStatus {
     /// The path in use, if any.
     #[serde(default)]
     pub path: Option<PathStatus>,
+    /// Whether the session is post-quantum, in the daemon's words.
+    #[serde(default)]
+    pub post_quantum: Option<String>,
+    /// Whether packets wait until it is.
+    #[serde(default)]
+    pub withheld: bool,
     /// Bytes received from it.
     #[serde(default)]
     pub rx_bytes: u64,

@@ -1,4 +1,4 @@
-//! Cables with a length: delay, jitter and loss, made in this process because not every kernel has netem.
+//! Cables with a length: delay, jitter, loss and doubling, made in this process because not every kernel has netem.
 //!
 //! A TAP device stands at each end; a pair of threads per direction reads frames, holds them back in a heap, and
 //! writes them at the other end. Accurate to about 0.1 ms on a machine that is not overloaded, and good for some
@@ -31,6 +31,8 @@ pub struct WireShape {
     pub jitter: Duration,
     /// So many of a thousand frames are lost.
     pub loss_permille: u16,
+    /// So many of a thousand of the others arrive twice, each when its own draw says.
+    pub duplicate_permille: u16,
     /// Where the random draws start: the same seed draws the same.
     pub seed: u64,
 }
@@ -95,15 +97,19 @@ fn take_in(from: &Iface, shape: WireShape, mut rng: StdRng, queue: &SyncSender<D
     let mut buffer = vec![0; FRAME_BYTES];
     let mut number = 0;
     while let Ok(length) = from.recv(&mut buffer) {
-        let lost = shape.loss_permille > 0 && rng.random_range(0..1000) < shape.loss_permille;
-        let extra = if shape.jitter.is_zero() { 0.0 } else { rng.random::<f64>() };
-        if lost {
-            continue;
+        let mut chance = |permille: u16| permille > 0 && rng.random_range(0..1000) < permille;
+        let lost = chance(shape.loss_permille);
+        let copies = if chance(shape.duplicate_permille) { 2 } else { 1 };
+        for _ in 0..copies {
+            let extra = if shape.jitter.is_zero() { 0.0 } else { rng.random::<f64>() };
+            if lost {
+                continue;
+            }
+            let due = Instant::now() + shape.delay + shape.jitter.mul_f64(extra);
+            number += 1;
+            // A full queue drops.
+            let _ = queue.try_send(Reverse((due, number, buffer[..length].to_vec())));
         }
-        let due = Instant::now() + shape.delay + shape.jitter.mul_f64(extra);
-        number += 1;
-        // A full queue drops.
-        let _ = queue.try_send(Reverse((due, number, buffer[..length].to_vec())));
     }
 }
 

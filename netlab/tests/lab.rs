@@ -122,6 +122,7 @@ fn a_wire_has_the_delay_and_the_loss_it_was_made_with() {
         delay: Duration::from_millis(20),
         jitter: Duration::from_millis(5),
         loss_permille: 100,
+        duplicate_permille: 50,
         seed: 1,
     };
     b.plug_by_wire(&switch, &["192.0.2.2/24"], shape).unwrap();

@@ -27,6 +27,8 @@ impl Roles {
     pub const ISSUER: Roles = Roles(2);
     /// Give orders to other nodes.
     pub const OPERATOR: Roles = Roles(4);
+    /// Take packets of others to the internet.
+    pub const EXIT: Roles = Roles(8);
 
     /// Whether all roles of `other` are among these.
     pub const fn contains(self, other: Roles) -> bool {
@@ -41,10 +43,13 @@ impl Roles {
 
     /// Names of the known roles.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        [(Roles::RELAY, "relay"), (Roles::ISSUER, "issuer"), (Roles::OPERATOR, "operator")]
-            .into_iter()
-            .filter(move |(role, _)| self.contains(*role))
-            .map(|(_, name)| name)
+        let all = [
+            (Roles::RELAY, "relay"),
+            (Roles::ISSUER, "issuer"),
+            (Roles::OPERATOR, "operator"),
+            (Roles::EXIT, "exit"),
+        ];
+        all.into_iter().filter(move |(role, _)| self.contains(*role)).map(|(_, name)| name)
     }
 }
 
@@ -87,8 +92,8 @@ pub struct Certificate {
     pub prefixes: Vec<IpNet>,
     /// What it may do.
     pub roles: Roles,
-    /// For issuers.
-    pub constraints: Option<IssuerConstraints>,
+    /// For issuers; few members are.
+    pub constraints: Option<Box<IssuerConstraints>>,
     /// Start of validity, in seconds since the Unix epoch.
     pub not_before_s: u64,
     /// End of validity, in seconds since the Unix epoch.
@@ -122,10 +127,11 @@ impl Body for Certificate {
         let serial = Serial(u64::from_be_bytes(exact(fields.required(3, "serial")?, "serial")?));
         let identity = IdentityKey(exact(fields.required(4, "identity")?, "identity")?);
         let name = Name::parse(fields.required(5, "name")?)?;
-        let addresses = fields.optional(6)?.map_or(Ok(Vec::new()), parse_addresses)?;
+        let mut addresses = fields.optional(6)?.map_or(Ok(Vec::new()), parse_addresses)?;
+        addresses.shrink_to_fit();
         let prefixes = fields.optional(7)?.map_or(Ok(Vec::new()), parse_prefixes)?;
         let roles = Roles(fields.optional(8)?.map_or(Ok([0]), |value| exact(value, "roles"))?[0]);
-        let constraints = fields.optional(9)?.map(parse_constraints).transpose()?;
+        let constraints = fields.optional(9)?.map(parse_constraints).transpose()?.map(Box::new);
         let mut validity = Reader::new(fields.required(10, "validity")?);
         let (not_before_s, not_after_s) = (validity.u64()?, validity.u64()?);
         validity.finish()?;

@@ -173,6 +173,17 @@ impl<'a> Fields<'a> {
         self.optional(kind)?.ok_or(Error::MissingField(name))
     }
 
+    /// The value of field `kind` in `bytes` that were read before, so that what is wrong with them does not matter any more.
+    pub(crate) fn find(bytes: &'a [u8], kind: u8) -> Option<&'a [u8]> {
+        let mut reader = Reader::new(bytes);
+        loop {
+            let (next, value) = (reader.u8().ok()?, reader.bytes16().ok()?);
+            if next >= kind {
+                return (next == kind).then_some(value);
+            }
+        }
+    }
+
     /// An error unless all that is left may be skipped.
     pub fn finish(mut self) -> Result<(), Error> {
         while let Some((kind, _)) = self.next()? {

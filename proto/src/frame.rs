@@ -10,9 +10,10 @@
 use std::net::SocketAddr;
 
 use crate::Error;
+use crate::arrivals::Arrivals;
 use crate::codec::{Reader, Writer};
 use crate::endpoint::{Candidate, emit_candidates, emit_endpoint, parse_candidates, parse_endpoint};
-use crate::id::{BootEpoch, MemberId, RelayLabel, Seq};
+use crate::id::{BootEpoch, HandshakeId, MemberId, RelayLabel, Seq};
 use crate::join::JOIN_MAX_LEN;
 use crate::key_epoch::Capabilities;
 use crate::signed::OBJECT_MAX_LEN;
@@ -27,8 +28,17 @@ pub const MAX_FRAGMENT_LEN: usize = 1100;
 pub const MAX_FRAGMENTS: u8 = 8;
 /// Longest version text in a [`Frame::Hello`].
 pub const MAX_VERSION_TEXT: usize = 32;
+/// Length of an ML-KEM-768 encapsulation key (FIPS 203, table 3).
+pub const KEM_KEY_LEN: usize = 1184;
+/// Length of an ML-KEM-768 ciphertext (FIPS 203, table 3).
+pub const KEM_CIPHERTEXT_LEN: usize = 1088;
+/// Bytes of a frame with a [`KemPiece`] that are not the piece: type, length, handshake, offset.
+pub const KEM_PIECE_OVERHEAD: usize = 1 + 2 + 8 + 2;
 /// Longest padding of a probe.
 pub const MAX_PADDING: usize = 9000;
+
+/// Most endpoints in a [`Frame::Expect`].
+pub const MAX_EXPECTED: usize = 12;
 
 /// A control frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,7 +49,7 @@ pub enum Frame {
         id: u32,
         /// The sender's clock in microseconds; comes back in the reply.
         sent_us: u64,
-        /// 1 when the sender uses this path for its traffic.
+        /// A set: 1 when the sender uses this path for its traffic, 2 when it asks for [`Frame::Arrived`].
         path: u8,
         /// Zero bytes that make the datagram longer, to find a path's MTU.
         padding: u16,
@@ -83,6 +93,11 @@ pub enum Frame {
         /// Origin and version of each record.
         versions: Vec<(MemberId, BootEpoch, Seq)>,
     },
+    /// Versions of records that are new to the sender, who sends the records themselves where they are asked for.
+    Have(Vec<(MemberId, BootEpoch, Seq)>),
+    /// What the sender wants to get of records that are new to the receiver: [`Frame::WANT_NOTHING`],
+    /// [`Frame::WANT_VERSIONS`], or [`Frame::WANT_RECORDS`], as at the beginning of a session.
+    Want(u8),
     /// One signed object.
     Object(Vec<u8>),
     /// A piece of a signed object that is too long for one datagram.
@@ -140,8 +155,27 @@ pub enum Frame {
     },
     /// Hashes of the sender's revocations by bucket of their target; who has others sends them.
     RevocationSummary([u64; BUCKETS]),
+    /// The sender's datagrams will come from one of these endpoints, as far as its translator's habits tell: the receiver
+    /// sends a few there first, so that its own translator lets them in.
+    Expect(Vec<SocketAddr>),
+    /// With the reply to a probe that asks for it: data packets that came from the receiver over the probe's path.
+    Arrived {
+        /// From the probe.
+        id: u32,
+        /// How many of each kind, since the sender knows the path.
+        packets: Arrivals,
+    },
+    /// How busy the sender is as a relay, in eighths of what it can carry.
+    Load {
+        /// 0 to [`Frame::FULL`]; more counts as that.
+        eighths: u8,
+    },
     /// Asks for a new certificate that says what the sender's own says.
     Renew,
+    /// A piece of an ML-KEM-768 encapsulation key of the sender, for the next handshake.
+    KemKey(KemPiece),
+    /// A piece of the ciphertext that answers the receiver's key.
+    KemCiphertext(KemPiece),
     /// The sender ends the session.
     Close {
         /// 0 shutting down, 1 no longer needed, 2 revoked.
@@ -163,6 +197,28 @@ pub enum Frame {
     },
 }
 
+/// A piece of a key or ciphertext; pieces may be cut anywhere, and come in any order and more than once.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KemPiece {
+    /// Names the handshake that the session of the exchange was made by.
+    pub handshake: HandshakeId,
+    /// Where the piece begins, in bytes.
+    pub offset: u16,
+    /// The piece.
+    pub bytes: Vec<u8>,
+}
+
+impl KemPiece {
+    fn parse(reader: &mut Reader<'_>, whole: usize) -> Result<KemPiece, Error> {
+        let (handshake, offset) = (HandshakeId(reader.u64()?), reader.u16()?);
+        let bytes = reader.rest();
+        if bytes.is_empty() || usize::from(offset) + bytes.len() > whole {
+            return Err(Error::InvalidField("piece of a key"));
+        }
+        Ok(KemPiece { handshake, offset, bytes: bytes.to_vec() })
+    }
+}
+
 const PROBE: u8 = 1;
 const PROBE_REPLY: u8 = 2;
 const HELLO: u8 = 3;
@@ -182,6 +238,13 @@ const ECHO_REPLY: u8 = 16;
 const GET_BUNDLES: u8 = 20;
 const REVOCATION_SUMMARY: u8 = 21;
 const RENEW: u8 = 22;
+const KEM_KEY: u8 = 23;
+const KEM_CIPHERTEXT: u8 = 24;
+const EXPECT: u8 = 32;
+const ARRIVED: u8 = 33;
+const LOAD: u8 = 34;
+const HAVE: u8 = 48;
+const WANT: u8 = 49;
 
 impl Frame {
     /// In [`Frame::Get`]: the certificate, and its issuer's.
@@ -190,6 +253,14 @@ impl Frame {
     pub const GET_KEY_EPOCH: u8 = 2;
     /// In [`Frame::Get`]: the record.
     pub const GET_RECORD: u8 = 4;
+    /// In [`Frame::Want`]: nothing.
+    pub const WANT_NOTHING: u8 = 0;
+    /// In [`Frame::Want`]: versions, as [`Frame::Have`].
+    pub const WANT_VERSIONS: u8 = 1;
+    /// In [`Frame::Want`]: the records.
+    pub const WANT_RECORDS: u8 = 2;
+    /// In [`Frame::Load`]: no more can be carried.
+    pub const FULL: u8 = 8;
 
     /// Appends the frame.
     ///
@@ -232,6 +303,13 @@ impl Frame {
             Frame::GetBundles { .. } => GET_BUNDLES,
             Frame::RevocationSummary(_) => REVOCATION_SUMMARY,
             Frame::Renew => RENEW,
+            Frame::KemKey(_) => KEM_KEY,
+            Frame::KemCiphertext(_) => KEM_CIPHERTEXT,
+            Frame::Expect(_) => EXPECT,
+            Frame::Arrived { .. } => ARRIVED,
+            Frame::Load { .. } => LOAD,
+            Frame::Have(_) => HAVE,
+            Frame::Want(_) => WANT,
         }
     }
 
@@ -266,14 +344,10 @@ impl Frame {
             }
             Frame::BucketVersions { bucket, part, more, versions } => {
                 out.put(&[*bucket, *part, u8::from(*more)]);
-                let count = versions.len().min(MAX_VERSIONS);
-                out.put_u8(count as u8);
-                for (member, boot, seq) in &versions[..count] {
-                    out.put(&member.0);
-                    out.put_u64(boot.0);
-                    out.put_u64(seq.0);
-                }
+                emit_versions(versions, out);
             }
+            Frame::Have(versions) => emit_versions(versions, out),
+            Frame::Want(what) => out.put_u8(*what),
             Frame::Object(bytes) => out.put(bytes),
             Frame::Fragment { id, index, total, bytes } => {
                 out.put_u64(*id);
@@ -300,6 +374,21 @@ impl Frame {
             Frame::Close { reason } => out.put_u8(*reason),
             Frame::GetBundles { after } => out.put_u32(*after),
             Frame::Renew => {}
+            Frame::KemKey(piece) | Frame::KemCiphertext(piece) => {
+                out.put_u64(piece.handshake.0);
+                out.put_u16(piece.offset);
+                out.put(&piece.bytes);
+            }
+            Frame::Expect(endpoints) => {
+                let count = endpoints.len().min(MAX_EXPECTED);
+                out.put_u8(count as u8);
+                endpoints[..count].iter().for_each(|endpoint| emit_endpoint(endpoint, out));
+            }
+            Frame::Arrived { id, packets } => {
+                out.put_u32(*id);
+                packets.emit(out);
+            }
+            Frame::Load { eighths } => out.put_u8(*eighths),
             Frame::Echo { id, sent_us } | Frame::EchoReply { id, sent_us } => {
                 out.put_u32(*id);
                 out.put_u64(*sent_us);
@@ -336,6 +425,17 @@ impl Frame {
             CANDIDATES => Frame::Candidates(parse_candidates(&mut reader)?),
             SUMMARY => Frame::Summary(buckets(&mut reader)?),
             RENEW => Frame::Renew,
+            KEM_KEY => Frame::KemKey(KemPiece::parse(&mut reader, KEM_KEY_LEN)?),
+            KEM_CIPHERTEXT => Frame::KemCiphertext(KemPiece::parse(&mut reader, KEM_CIPHERTEXT_LEN)?),
+            EXPECT => {
+                let count = usize::from(reader.u8()?);
+                if count > MAX_EXPECTED {
+                    return Err(Error::TooLong("expected endpoints"));
+                }
+                Frame::Expect((0..count).map(|_| parse_endpoint(&mut reader)).collect::<Result<_, _>>()?)
+            }
+            ARRIVED => Frame::Arrived { id: reader.u32()?, packets: Arrivals::parse(&mut reader)? },
+            LOAD => Frame::Load { eighths: reader.u8()? },
             GET_BUNDLES => Frame::GetBundles { after: reader.u32()? },
             REVOCATION_SUMMARY => Frame::RevocationSummary(buckets(&mut reader)?),
             BUCKET_VERSIONS => {
@@ -343,17 +443,13 @@ impl Frame {
                 if usize::from(bucket) >= BUCKETS {
                     return Err(Error::InvalidField("bucket"));
                 }
-                let count = usize::from(reader.u8()?);
-                if count > MAX_VERSIONS {
-                    return Err(Error::TooLong("versions"));
-                }
-                let mut versions = Vec::with_capacity(count);
-                for _ in 0..count {
-                    let member = MemberId(reader.array()?);
-                    versions.push((member, BootEpoch(reader.u64()?), Seq(reader.u64()?)));
-                }
-                Frame::BucketVersions { bucket, part, more, versions }
+                Frame::BucketVersions { bucket, part, more, versions: versions(&mut reader)? }
             }
+            HAVE => Frame::Have(versions(&mut reader)?),
+            WANT => match reader.u8()? {
+                what @ Frame::WANT_NOTHING..=Frame::WANT_RECORDS => Frame::Want(what),
+                _ => return Err(Error::InvalidField("want")),
+            },
             OBJECT => Frame::Object(at_most(OBJECT_MAX_LEN, value, "object")?),
             FRAGMENT => {
                 let (id, index, total) = (reader.u64()?, reader.u8()?, reader.u8()?);
@@ -387,6 +483,27 @@ impl Frame {
         };
         Ok(Some(frame))
     }
+}
+
+fn emit_versions(versions: &[(MemberId, BootEpoch, Seq)], out: &mut Vec<u8>) {
+    let count = versions.len().min(MAX_VERSIONS);
+    out.put_u8(count as u8);
+    for (member, boot, seq) in &versions[..count] {
+        out.put(&member.0);
+        out.put_u64(boot.0);
+        out.put_u64(seq.0);
+    }
+}
+
+fn versions(reader: &mut Reader<'_>) -> Result<Vec<(MemberId, BootEpoch, Seq)>, Error> {
+    let count = usize::from(reader.u8()?);
+    if count > MAX_VERSIONS {
+        return Err(Error::TooLong("versions"));
+    }
+    let one = |reader: &mut Reader<'_>| {
+        Ok((MemberId(reader.array()?), BootEpoch(reader.u64()?), Seq(reader.u64()?)))
+    };
+    (0..count).map(|_| one(reader)).collect()
 }
 
 fn buckets(reader: &mut Reader<'_>) -> Result<[u64; BUCKETS], Error> {

@@ -11,7 +11,7 @@
 use crate::Error;
 use crate::codec::{Reader, Writer};
 use crate::datagram::Kind;
-use crate::id::{KeyEpochNumber, ReceiverIndex};
+use crate::id::{KeyEpochNumber, ReceiverIndex, SecretId};
 use crate::key_epoch::Capabilities;
 
 /// Length of each of the two MACs.
@@ -36,6 +36,8 @@ pub const RESPONSE_PAYLOAD_LEN: usize = 28;
 pub const INIT_NOISE_OVERHEAD: usize = 32 + 48 + 16;
 /// What Noise adds to a response's payload: ephemeral key, tag.
 pub const RESPONSE_NOISE_OVERHEAD: usize = 32 + 16;
+/// In the flags of a response: its psk contains the secret that the init named.
+const NAMED_SECRET: u8 = 1;
 
 /// An init, seen from outside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,6 +86,8 @@ pub struct Response<'a> {
     pub sender: ReceiverIndex,
     /// The session at the initiator.
     pub receiver: ReceiverIndex,
+    /// Whether the psk contains the secret that the init named: else the responder does not have it.
+    pub named_secret: bool,
     /// Noise message 2.
     pub noise: &'a [u8],
     /// As in an init, with the initiator's key.
@@ -97,18 +101,21 @@ impl<'a> Response<'a> {
     pub fn parse(datagram: &'a [u8]) -> Result<Response<'a>, Error> {
         let mut reader = Reader::new(datagram);
         Kind::Response.expect(reader.u8()?)?;
-        reader.take(3)?;
+        let named_secret = reader.u8()? & NAMED_SECRET != 0;
+        reader.take(2)?;
         let sender = ReceiverIndex(reader.u32()?);
         let receiver = ReceiverIndex(reader.u32()?);
         let noise = reader.take(RESPONSE_NOISE_OVERHEAD + RESPONSE_PAYLOAD_LEN)?;
-        let response = Response { sender, receiver, noise, mac1: reader.array()?, mac2: reader.array()? };
+        let (mac1, mac2) = (reader.array()?, reader.array()?);
+        let response = Response { sender, receiver, named_secret, noise, mac1, mac2 };
         reader.finish()?;
         Ok(response)
     }
 
     /// Appends the datagram.
     pub fn emit(&self, out: &mut Vec<u8>) {
-        out.put(&[Kind::Response.first_byte(), 0, 0, 0]);
+        let flags = if self.named_secret { NAMED_SECRET } else { 0 };
+        out.put(&[Kind::Response.first_byte(), flags, 0, 0]);
         out.put_u32(self.sender.0);
         out.put_u32(self.receiver.0);
         out.put(self.noise);
@@ -132,6 +139,8 @@ pub struct InitPayload<'a> {
     pub bundle_version: u32,
     /// Digest of the initiator's set of revocations.
     pub revocations: [u8; 8],
+    /// Names a secret of an earlier session of these two, for the psk; 0: none.
+    pub secret: SecretId,
     /// Signed objects for a responder that may not know the initiator.
     pub attachments: Vec<Attachment<'a>>,
 }
@@ -160,7 +169,7 @@ impl<'a> InitPayload<'a> {
         let capabilities = Capabilities(reader.u32()?);
         let bundle_version = reader.u32()?;
         let revocations = reader.array()?;
-        reader.take(8)?;
+        let secret = SecretId(reader.u64()?);
         let mut attachments = Vec::new();
         let mut seen = 0;
         while !reader.is_empty() {
@@ -184,6 +193,7 @@ impl<'a> InitPayload<'a> {
             capabilities,
             bundle_version,
             revocations,
+            secret,
             attachments,
         })
     }
@@ -196,7 +206,7 @@ impl<'a> InitPayload<'a> {
         out.put_u32(self.capabilities.0);
         out.put_u32(self.bundle_version);
         out.put(&self.revocations);
-        out.put_u64(0);
+        out.put_u64(self.secret.0);
         for attachment in &self.attachments {
             let (kind, bytes) = match attachment {
                 Attachment::Certificate(bytes) => (1, bytes),

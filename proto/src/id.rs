@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::Error;
 
@@ -102,6 +103,16 @@ number_id!(
     u32
 );
 number_id!(
+    /// Names a handshake between two members, for what follows from it.
+    HandshakeId,
+    u64
+);
+number_id!(
+    /// Names a secret that two members have from an earlier session; 0 is none.
+    SecretId,
+    u64
+);
+number_id!(
     /// Counts the starts of a node's daemon; persisted, so that a restart is newer than what came before.
     BootEpoch,
     u64
@@ -126,9 +137,9 @@ impl RelayLabel {
     pub const FIRST: RelayLabel = RelayLabel(2);
 }
 
-/// The name of a node, mesh, or datacentre: a DNS label (RFC 1123) in lower case.
+/// The name of a node, mesh, or datacentre: a DNS label (RFC 1123) in lower case. Copies share the text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(String);
+pub struct Name(Arc<str>);
 
 impl Name {
     /// Longest name in bytes.
@@ -141,7 +152,7 @@ impl Name {
         if !fits || !text.bytes().all(allowed) || text.starts_with('-') || text.ends_with('-') {
             return Err(Error::InvalidField("name"));
         }
-        Ok(Name(text.to_owned()))
+        Ok(Name(text.into()))
     }
 
     /// From the bytes of a message.

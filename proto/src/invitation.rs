@@ -6,6 +6,9 @@
 //! | version 1 | mesh 16 | inviter 16 | key hash 16 | secret 16 | expires 8 | count 1 | endpoints | checksum 4 |
 //! endpoint: | 4 | address 4 | port 2 |   | 6 | address 16 | port 2 |   | 7 | length 1 | host name | port 2 |
 //! ```
+//!
+//! Version 2 is made where there is somewhere to join by TCP. It has, before the checksum, a count in one byte and so many
+//! `| TLS 1 (0 or 1) | endpoint |`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -20,8 +23,10 @@ use crate::id::{IdentityKey, InvitationId, MemberId, MeshId, Name};
 
 /// Most endpoints of an invitation.
 pub const MAX_ENDPOINTS: usize = 8;
-/// Version of the format.
+/// Version of the format without endpoints on TCP.
 pub const INVITATION_VERSION: u8 = 1;
+/// Version of the format with endpoints on TCP.
+pub const INVITATION_VERSION_TCP: u8 = 2;
 /// Longest invitation, far above what fits into [`MAX_ENDPOINTS`] host names.
 pub const MAX_URL_LEN: usize = 4096;
 /// Longest host name (RFC 1035, section 3.1).
@@ -57,6 +62,15 @@ pub struct HostPort {
     pub port: u16,
 }
 
+/// An endpoint on TCP.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct StreamEndpoint {
+    /// Whether TLS is spoken there.
+    pub tls: bool,
+    /// Where.
+    pub endpoint: HostPort,
+}
+
 /// An address or a host name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Host {
@@ -84,6 +98,8 @@ pub struct Invitation {
     /// Where the inviter, or a relay that knows it, can be reached. Those over [`MAX_ENDPOINTS`], and those whose host
     /// name is not allowed, do not come into the URL.
     pub endpoints: Vec<HostPort>,
+    /// The same on TCP, for newcomers where UDP is blocked. At most [`MAX_ENDPOINTS`], too.
+    pub streams: Vec<StreamEndpoint>,
 }
 
 impl Invitation {
@@ -111,34 +127,27 @@ pub fn key_hash(key: &IdentityKey) -> [u8; 16] {
 
 impl fmt::Display for Invitation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut blob = vec![INVITATION_VERSION];
+        let streams: Vec<&StreamEndpoint> =
+            self.streams.iter().filter(|stream| is_valid(&stream.endpoint)).take(MAX_ENDPOINTS).collect();
+        let version = if streams.is_empty() { INVITATION_VERSION } else { INVITATION_VERSION_TCP };
+        let mut blob = vec![version];
         blob.put(&self.mesh.0);
         blob.put(&self.inviter.0);
         blob.put(&self.key_hash);
         blob.put(&self.secret);
         blob.put_u64(self.expires_s);
-        let valid = |endpoint: &&HostPort| match &endpoint.host {
-            Host::Ip(_) => true,
-            Host::Name(name) => host_name(name.as_bytes()).is_ok(),
-        };
-        let endpoints: Vec<&HostPort> = self.endpoints.iter().filter(valid).take(MAX_ENDPOINTS).collect();
+        let endpoints: Vec<&HostPort> =
+            self.endpoints.iter().filter(|endpoint| is_valid(endpoint)).take(MAX_ENDPOINTS).collect();
         blob.put_u8(endpoints.len() as u8);
         for endpoint in endpoints {
-            match &endpoint.host {
-                Host::Ip(IpAddr::V4(v4)) => {
-                    blob.put_u8(4);
-                    blob.put(&v4.octets());
-                }
-                Host::Ip(IpAddr::V6(v6)) => {
-                    blob.put_u8(6);
-                    blob.put(&v6.octets());
-                }
-                Host::Name(name) => {
-                    blob.put_u8(7);
-                    blob.put_bytes8(name.as_bytes());
-                }
-            }
-            blob.put_u16(endpoint.port);
+            emit_endpoint(endpoint, &mut blob);
+        }
+        if !streams.is_empty() {
+            blob.put_u8(streams.len() as u8);
+        }
+        for stream in streams {
+            blob.put_u8(u8::from(stream.tls));
+            emit_endpoint(&stream.endpoint, &mut blob);
         }
         let checksum = checksum(&self.mesh_name, &blob);
         blob.put(&checksum);
@@ -162,12 +171,15 @@ impl FromStr for Invitation {
         if checksum(&mesh_name, content) != *found {
             return Err(InvitationError::Damaged);
         }
-        match content.first() {
-            Some(&INVITATION_VERSION) => {}
-            Some(&newer) if newer > INVITATION_VERSION => return Err(InvitationError::NewerVersion(newer)),
+        let with_streams = match content.first() {
+            Some(&INVITATION_VERSION) => false,
+            Some(&INVITATION_VERSION_TCP) => true,
+            Some(&newer) if newer > INVITATION_VERSION_TCP => {
+                return Err(InvitationError::NewerVersion(newer));
+            }
             _ => return Err(InvitationError::Damaged),
-        }
-        parse_content(mesh_name, &content[1..]).map_err(|_| InvitationError::Damaged)
+        };
+        parse_content(mesh_name, &content[1..], with_streams).map_err(|_| InvitationError::Damaged)
     }
 }
 
@@ -179,29 +191,72 @@ fn checksum(mesh_name: &Name, content: &[u8]) -> [u8; CHECKSUM_LEN] {
     out
 }
 
-fn parse_content(mesh_name: Name, content: &[u8]) -> Result<Invitation, crate::Error> {
+fn parse_content(mesh_name: Name, content: &[u8], with_streams: bool) -> Result<Invitation, crate::Error> {
     let mut reader = Reader::new(content);
     let mesh = MeshId(reader.array()?);
     let inviter = MemberId(reader.array()?);
     let key_hash = reader.array()?;
     let secret = reader.array()?;
     let expires_s = reader.u64()?;
-    let count = usize::from(reader.u8()?);
-    if count > MAX_ENDPOINTS {
-        return Err(crate::Error::TooLong("endpoints"));
-    }
-    let mut endpoints = Vec::with_capacity(count);
-    for _ in 0..count {
-        let host = match reader.u8()? {
-            4 => Host::Ip(Ipv4Addr::from(reader.array::<4>()?).into()),
-            6 => Host::Ip(Ipv6Addr::from(reader.array::<16>()?).into()),
-            7 => Host::Name(host_name(reader.bytes8()?)?),
-            _ => return Err(crate::Error::InvalidField("endpoint")),
-        };
-        endpoints.push(HostPort { host, port: reader.u16()? });
+    let endpoints =
+        (0..count_of(&mut reader)?).map(|_| parse_endpoint(&mut reader)).collect::<Result<_, _>>()?;
+    let mut streams = Vec::new();
+    if with_streams {
+        for _ in 0..count_of(&mut reader)? {
+            let tls = match reader.u8()? {
+                0 => false,
+                1 => true,
+                _ => return Err(crate::Error::InvalidField("TLS")),
+            };
+            streams.push(StreamEndpoint { tls, endpoint: parse_endpoint(&mut reader)? });
+        }
+        // Each invitation has one form.
+        if streams.is_empty() {
+            return Err(crate::Error::InvalidField("streams"));
+        }
     }
     reader.finish()?;
-    Ok(Invitation { mesh_name, mesh, inviter, key_hash, secret, expires_s, endpoints })
+    Ok(Invitation { mesh_name, mesh, inviter, key_hash, secret, expires_s, endpoints, streams })
+}
+
+fn count_of(reader: &mut Reader<'_>) -> Result<usize, crate::Error> {
+    let count = usize::from(reader.u8()?);
+    if count > MAX_ENDPOINTS { Err(crate::Error::TooLong("endpoints")) } else { Ok(count) }
+}
+
+fn parse_endpoint(reader: &mut Reader<'_>) -> Result<HostPort, crate::Error> {
+    let host = match reader.u8()? {
+        4 => Host::Ip(Ipv4Addr::from(reader.array::<4>()?).into()),
+        6 => Host::Ip(Ipv6Addr::from(reader.array::<16>()?).into()),
+        7 => Host::Name(host_name(reader.bytes8()?)?),
+        _ => return Err(crate::Error::InvalidField("endpoint")),
+    };
+    Ok(HostPort { host, port: reader.u16()? })
+}
+
+fn is_valid(endpoint: &HostPort) -> bool {
+    match &endpoint.host {
+        Host::Ip(_) => true,
+        Host::Name(name) => host_name(name.as_bytes()).is_ok(),
+    }
+}
+
+fn emit_endpoint(endpoint: &HostPort, blob: &mut Vec<u8>) {
+    match &endpoint.host {
+        Host::Ip(IpAddr::V4(v4)) => {
+            blob.put_u8(4);
+            blob.put(&v4.octets());
+        }
+        Host::Ip(IpAddr::V6(v6)) => {
+            blob.put_u8(6);
+            blob.put(&v6.octets());
+        }
+        Host::Name(name) => {
+            blob.put_u8(7);
+            blob.put_bytes8(name.as_bytes());
+        }
+    }
+    blob.put_u16(endpoint.port);
 }
 
 fn host_name(bytes: &[u8]) -> Result<String, crate::Error> {

@@ -19,6 +19,10 @@ impl Capabilities {
     pub const OFFLOAD: Capabilities = Capabilities(2);
     /// Opens what any [`crate::lane::Lane`] sealed.
     pub const LANES: Capabilities = Capabilities(4);
+    /// Exchanges ML-KEM-768 keys inside of sessions, and makes the next session with what comes of it.
+    pub const HYBRID: Capabilities = Capabilities(16);
+    /// Takes and sends inner packets only in sessions that were made so.
+    pub const HYBRID_ONLY: Capabilities = Capabilities(256);
 
     /// Whether all of `other` are among these.
     pub const fn contains(self, other: Capabilities) -> bool {

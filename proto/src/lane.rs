@@ -4,12 +4,17 @@
 //! opens with it and keeps its replay window. Which one, follows from [`number_of`] alone, which a socket filter can
 //! compute too: so all that belongs together must have the same number. Therefore a relayed datagram has that of the
 //! datagram inside, and so has the hop around it.
+//!
+//! A queue's thread has two lanes: one for flows in bulk, one for all others, so that a receiver can keep them in two sockets, and
+//! look at the others first.
 
 use crate::datagram::Kind;
 use crate::{data, relay};
 
-/// Lane numbers are below this: the most lanes that a node has.
+/// Lane numbers are below this.
 pub const LANES_MAX: u8 = 16;
+/// Queue numbers are below this: the most device queues, and so the most pairs of threads, that a node has.
+pub const QUEUES_MAX: u8 = LANES_MAX / 2;
 
 /// Where the number stands in a data datagram.
 const NUMBER_AT: usize = 3;
@@ -39,6 +44,16 @@ impl Role {
     }
 }
 
+/// What the flows on a lane are like (the terms of RFC 8290).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub enum Flows {
+    /// Whatever is not in bulk, the control plane included.
+    #[default]
+    Sparse,
+    /// Flows that others overtake.
+    Bulk,
+}
+
 /// One key of a session and direction. On the wire: role 1 | number 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct Lane {
@@ -56,6 +71,11 @@ impl Lane {
     pub const fn new(role: Role, number: u8) -> Option<Lane> {
         let bound = if matches!(role, Role::Control) { 1 } else { LANES_MAX };
         if number < bound { Some(Lane { role, number }) } else { None }
+    }
+
+    /// The lane of a device queue for such flows; `None` when the queue's number is not below [`QUEUES_MAX`].
+    pub const fn of_queue(queue: u8, flows: Flows) -> Option<Lane> {
+        if queue < QUEUES_MAX { Lane::new(Role::Queue, 2 * queue + flows as u8) } else { None }
     }
 
     /// The lane with this number in a header; `None` if there is no such lane.
@@ -78,9 +98,14 @@ impl Lane {
     pub const fn number(self) -> u8 {
         self.number
     }
+
+    /// The device queue whose number it has, below [`QUEUES_MAX`].
+    pub const fn queue(self) -> u8 {
+        self.number / 2
+    }
 }
 
-/// The number by which a receiver chooses the thread for a datagram, modulo its threads: that of the lane of a data
+/// The number by which a receiver chooses the socket for a datagram, modulo its sockets, of which it has two for each thread: that of the lane of a data
 /// datagram, or of a data datagram inside a relayed one; 0 for everything else. It may be any byte: nothing is verified.
 pub fn number_of(datagram: &[u8]) -> u8 {
     let number = |data: &[u8]| match data.first() {
@@ -96,6 +121,11 @@ pub fn number_of(datagram: &[u8]) -> u8 {
         }
         _ => 0,
     }
+}
+
+/// The number by which a receiver chooses the thread for a datagram, modulo its threads; both lanes of a queue have the same.
+pub fn queue_of(datagram: &[u8]) -> u8 {
+    number_of(datagram) / 2
 }
 
 /// The least length of a data datagram covers the place of the number.
@@ -115,6 +145,21 @@ mod tests {
         assert_eq!((Lane::FIRST.to_wire(), Lane::CONTROL.to_wire()), (0, 0x0200));
         assert_eq!(Lane::new(Role::Control, 1), None);
         assert_eq!(Lane::new(Role::Queue, LANES_MAX), None);
+        assert_eq!(Lane::of_queue(QUEUES_MAX, Flows::Sparse), None);
+    }
+
+    #[test]
+    fn a_receiver_s_sockets_and_threads_keep_the_flows_of_any_sender_apart() {
+        for (queue, threads) in
+            (0..QUEUES_MAX).flat_map(|queue| (1..=QUEUES_MAX).map(move |threads| (queue, threads)))
+        {
+            let of = |flows| Lane::of_queue(queue, flows).unwrap();
+            let (sparse, bulk) = (of(Flows::Sparse), of(Flows::Bulk));
+            assert_eq!((sparse.queue(), bulk.queue()), (queue, queue));
+            let sockets = [sparse, bulk].map(|lane| lane.number() % (2 * threads));
+            assert_eq!(sockets.map(|socket| socket / 2), [queue % threads; 2], "the same thread");
+            assert_eq!(sockets.map(|socket| socket % 2), [0, 1], "never one socket");
+        }
     }
 
     #[test]

@@ -16,12 +16,14 @@
 //! | [`relay`] | the outer header of relayed datagrams |
 //! | [`join`] | the framing of the join exchange |
 //! | [`frame`] | control frames, inside sealed datagrams |
+//! | [`arrivals`] | counts of what came, by lane and length |
 //! | [`endpoint`] | endpoints and candidates |
 //! | [`signed`] | the envelope of signed objects |
 //! | [`certificate`], [`key_epoch`], [`record`], [`revocation`], [`bundle`] | the signed objects |
 //! | [`invitation`] | the invitation URL |
 #![forbid(unsafe_code)]
 
+pub mod arrivals;
 pub mod bundle;
 pub mod certificate;
 pub mod codec;
@@ -36,6 +38,7 @@ pub mod id;
 pub mod invitation;
 pub mod join;
 pub mod key_epoch;
+pub mod lan;
 pub mod lane;
 pub mod record;
 pub mod relay;

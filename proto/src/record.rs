@@ -1,5 +1,7 @@
 //! The link-state record: where a member can be reached, what it announces, and which links it has.
 
+mod view;
+
 use ipnet::IpNet;
 
 use crate::Error;
@@ -8,6 +10,8 @@ use crate::codec::{Fields, Reader, Writer, put_field};
 use crate::endpoint::{Candidate, emit_candidates, parse_candidates};
 use crate::id::{BootEpoch, KeyEpochNumber, MemberId, MeshId, Name, Seq, Serial};
 use crate::signed::{Body, OBJECT_MAX_LEN, ObjectKind};
+
+pub use view::RecordView;
 
 /// Most subnets in a record. A record with the most subnets and the most links is over [`OBJECT_MAX_LEN`].
 pub const MAX_SUBNETS: usize = 256;
@@ -94,6 +98,19 @@ pub struct Link {
     pub cost_us: u32,
 }
 
+impl Link {
+    /// Length of its encoding.
+    pub const LEN: usize = 20;
+
+    fn from_bytes(bytes: &[u8; Self::LEN]) -> Link {
+        let [.., a, b, c, d] = *bytes;
+        Link {
+            member: MemberId(std::array::from_fn(|at| bytes[at])),
+            cost_us: u32::from_be_bytes([a, b, c, d]),
+        }
+    }
+}
+
 /// A link-state record.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Record {
@@ -134,6 +151,9 @@ pub struct Record {
 }
 
 const FLAG_RELAYS: u8 = 1;
+
+/// Length of a confirmation that names the member.
+const CONFIRM_LEN: usize = 20;
 
 impl Body for Record {
     const KIND: ObjectKind = ObjectKind::Record;
@@ -337,13 +357,12 @@ fn parse_subnets(value: &[u8]) -> Result<Vec<Subnet>, Error> {
 }
 
 fn parse_links(value: &[u8]) -> Result<Vec<Link>, Error> {
-    let mut reader = Reader::new(value);
-    let mut links = Vec::new();
-    while !reader.is_empty() {
-        if links.len() == MAX_LINKS {
-            return Err(Error::TooLong("links"));
-        }
-        links.push(Link { member: MemberId(reader.array()?), cost_us: reader.u32()? });
+    let (links, rest) = value.as_chunks::<{ Link::LEN }>();
+    if links.len() > MAX_LINKS {
+        return Err(Error::TooLong("links"));
     }
-    Ok(links)
+    if !rest.is_empty() {
+        return Err(Error::Truncated);
+    }
+    Ok(links.iter().map(Link::from_bytes).collect())
 }

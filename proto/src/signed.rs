@@ -9,8 +9,6 @@
 
 use std::fmt;
 
-use bytes::Bytes;
-
 use crate::Error;
 use crate::codec::{Reader, Writer};
 
@@ -112,7 +110,7 @@ fn encode_checked<T: Body>(body: &T) -> Result<(T, Vec<u8>), Error> {
     }
     // Nothing is signed that others would refuse, or read as something else.
     let as_read = T::parse_body(&fields)?;
-    let mut out = Vec::with_capacity(OBJECT_HEADER_LEN + fields.len());
+    let mut out = Vec::with_capacity(OBJECT_HEADER_LEN + fields.len() + SIGNATURE_LEN);
     out.put(&[OBJECT_VERSION, T::KIND as u8]);
     out.put_bytes16(&fields);
     Ok((as_read, out))
@@ -141,8 +139,8 @@ pub(crate) fn take_unsigned<'a>(
 #[derive(Clone, PartialEq, Eq)]
 pub struct Signed<T> {
     body: T,
-    unsigned: Bytes,
-    signature: [u8; SIGNATURE_LEN],
+    /// Header, body, and signature: kept once, for ten thousand members.
+    bytes: Box<[u8]>,
 }
 
 impl<T: Body> Signed<T> {
@@ -152,9 +150,10 @@ impl<T: Body> Signed<T> {
     /// # Errors
     /// When a list or the object would be longer than its kind allows, or a reader would refuse it.
     pub fn sign_with(body: T, sign: impl FnOnce(&[u8]) -> [u8; SIGNATURE_LEN]) -> Result<Signed<T>, Error> {
-        let (body, unsigned) = encode_checked(&body)?;
-        let signature = sign(&signing_bytes(T::KIND, &unsigned));
-        Ok(Signed { body, unsigned: unsigned.into(), signature })
+        let (body, mut bytes) = encode_checked(&body)?;
+        let signature = sign(&signing_bytes(T::KIND, &bytes));
+        bytes.put(&signature);
+        Ok(Signed { body, bytes: bytes.into_boxed_slice() })
     }
 
     /// Reads an object that fills `bytes`.
@@ -163,28 +162,25 @@ impl<T: Body> Signed<T> {
             return Err(Error::TooLong(T::KIND.name()));
         }
         let mut reader = Reader::new(bytes);
-        let (body, unsigned) = take_unsigned(&mut reader, T::KIND)?;
-        let signature = reader.array()?;
+        let (body, _) = take_unsigned(&mut reader, T::KIND)?;
+        reader.array::<SIGNATURE_LEN>()?;
         reader.finish()?;
-        Ok(Signed { body: T::parse_body(body)?, unsigned: Bytes::copy_from_slice(unsigned), signature })
+        Ok(Signed { body: T::parse_body(body)?, bytes: bytes.into() })
     }
 
     /// Appends the object, byte for byte as it was read or signed.
     pub fn emit(&self, out: &mut Vec<u8>) {
-        out.put(&self.unsigned);
-        out.put(&self.signature);
+        out.put(&self.bytes);
     }
 
     /// The encoded object.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.unsigned.len() + SIGNATURE_LEN);
-        self.emit(&mut out);
-        out
+        self.bytes.to_vec()
     }
 
     /// What the signature must cover.
     pub fn signing_bytes(&self) -> Vec<u8> {
-        signing_bytes(T::KIND, &self.unsigned)
+        signing_bytes(T::KIND, self.parts().0)
     }
 }
 
@@ -194,9 +190,29 @@ impl<T> Signed<T> {
         &self.body
     }
 
+    /// The content alone.
+    pub fn into_body(self) -> T {
+        self.body
+    }
+
+    /// The encoded object, where it lies.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The encoded object alone.
+    pub fn into_bytes(self) -> Box<[u8]> {
+        self.bytes
+    }
+
     /// The signature.
     pub fn signature(&self) -> &[u8; SIGNATURE_LEN] {
-        &self.signature
+        self.parts().1
+    }
+
+    /// What is signed, without its domain, and the signature.
+    fn parts(&self) -> (&[u8], &[u8; SIGNATURE_LEN]) {
+        self.bytes.split_last_chunk().expect("every object ends with its signature")
     }
 }
 

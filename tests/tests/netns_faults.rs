@@ -2,8 +2,8 @@
 //! receiver. `MESHNET_RUNS=5` makes each fault five times and prints medians and 95th percentiles.
 
 use meshnet_tests::net::{
-    Cost, Costs, Lan, PORT, SETTLE, Split, admit, done, enlist, flow, found, let_send, overlay, timed,
-    trials, wait_for_arrivals,
+    Cost, Costs, Lan, PORT, SETTLE, Split, admit, done, enlist, flow, found, let_send, overlay, restart_with,
+    timed, trials, wait_for_all_pairs, wait_for_arrivals,
 };
 use netlab::flow::{Flow, FlowShape};
 use netlab::mesh::{Member, PathStatus};
@@ -12,6 +12,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 const RATE_PPS: u32 = 1000;
+/// Delays of two relays that do not share the flows, so that all of them meet the fault.
+const UNEQUAL: [Duration; 2] = [Duration::ZERO, Duration::from_millis(3)];
 
 /// Flows in both directions between two members.
 struct Flows([Flow; 2]);
@@ -38,7 +40,7 @@ fn must_not_exceed(costs: &Costs, gap_ms: u64) {
 #[test]
 fn a_relay_that_is_killed_costs_no_packet() {
     let costs = trials("relay killed (port unreachable)", || {
-        let mut split = Split::new(2);
+        let mut split = Split::with_delays(&UNEQUAL);
         let used = split.relay_in_use();
         // The kernel sends one node at most six such errors and then one a second, and a slow start may have used them up:
         // who asked for a relay's port before its daemon was there. Then the relay counts as silent.
@@ -57,7 +59,7 @@ fn a_relay_that_is_killed_costs_no_packet() {
 #[test]
 fn a_relay_that_falls_silent_costs_a_second_and_a_half_at_most() {
     let costs = trials("relay silent", || {
-        let split = Split::new(2);
+        let split = Split::with_delays(&UNEQUAL);
         let used = split.relay_in_use();
         let flows = Flows::start(&split.a, &split.b);
         let at = Instant::now();
@@ -74,8 +76,13 @@ fn a_direct_path_that_goes_dark_is_replaced_by_a_relay_and_taken_back() {
     let mut back = Vec::new();
     let mut mended = Vec::new();
     let costs = trials("direct path black-holed", || {
-        let lan = Lan::new(2);
+        let mut lan = Lan::new(2);
+        // Or they find the way by IPv6, which stays open.
+        lan.nodes.iter_mut().for_each(|node| restart_with(node, "lan_discovery = false"));
         let (a, b) = (&lan.nodes[0], &lan.nodes[1]);
+        wait_for_all_pairs(&[a, b, &lan.relay]);
+        done(a.wait_for_path("n2", SETTLE, PathStatus::is_direct));
+        done(b.wait_for_path("n1", SETTLE, PathStatus::is_direct));
         let flows = Flows::start(a, b);
         let other = vec!["192.0.2.2".parse().expect("an address")];
         let at = Instant::now();

@@ -1,8 +1,9 @@
-//! Junk at a daemon's socket.
+//! Junk and forged handshakes at a daemon's socket. MESHNET_FLOOD=1 for floods as fast as the project's claims say.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use meshnet::crypto::{MAC_LEN, Secret, TransportSecret, keyed_mac, secret_hash};
+use meshnet::session::LOAD_HANDSHAKES_PER_S;
 use meshnet_tests::net::{
     Lan, PORT, SETTLE, Throughput, done, figure, flow, iperf, iperf_at, limit, overlay, wait_for_arrivals,
 };
@@ -15,6 +16,10 @@ use std::time::{Duration, Instant};
 
 /// Ethernet, IPv4 without options, UDP.
 const HEADERS_BYTES: usize = 14 + 20 + 8;
+/// So many genuine datagrams are the least that junk is made of ...
+const GENUINE: usize = 400;
+/// ... and after so many seconds of listening they have to be there.
+const ROUNDS: usize = 8;
 
 /// The daemon's memory may grow by so much, for buffers that it had not used before.
 const GROWTH_LIMIT_BYTES: u64 = 5_000_000;
@@ -63,17 +68,23 @@ fn junk_at_the_socket_changes_nothing_and_memory_stays_flat() {
     done(lan.nodes[1].wait_for_ping(target, SETTLE));
 }
 
-/// Real datagrams between the two nodes: handshakes and data, as an eavesdropper has them.
+/// Real datagrams between the two nodes: handshakes and data, as an eavesdropper has them. On a busy machine several leave
+/// in one send, and are seen as one: it listens until it has enough.
 fn genuine_datagrams(lan: &Lan) -> Vec<Vec<u8>> {
-    let capture = done(lan.nodes[0].machine().capture("eth0"));
-    let flow = flow(&lan.nodes[1], &lan.nodes[0], 500);
-    wait_for_arrivals(&flow, 500);
-    done(flow.stop());
-    let recording = done(capture.stop());
-    let udp = recording.packets.into_iter().filter(|packet| packet.bytes.len() > HEADERS_BYTES);
-    let datagrams: Vec<Vec<u8>> = udp.map(|packet| packet.bytes[HEADERS_BYTES..].to_vec()).collect();
-    assert!(datagrams.len() >= 400, "{} datagrams seen", datagrams.len());
-    datagrams
+    let mut datagrams = Vec::new();
+    for _ in 0..ROUNDS {
+        let capture = done(lan.nodes[0].machine().capture("eth0"));
+        let flow = flow(&lan.nodes[1], &lan.nodes[0], 500);
+        wait_for_arrivals(&flow, 500);
+        done(flow.stop());
+        let recording = done(capture.stop());
+        let udp = recording.packets.into_iter().filter(|packet| packet.bytes.len() > HEADERS_BYTES);
+        datagrams.extend(udp.map(|packet| packet.bytes[HEADERS_BYTES..].to_vec()));
+        if datagrams.len() >= GENUINE {
+            return datagrams;
+        }
+    }
+    panic!("{} genuine datagrams seen in {ROUNDS} rounds", datagrams.len());
 }
 
 /// One junk datagram: random bytes; a right first byte and random bytes; a genuine datagram with changed bits, cut,
@@ -113,6 +124,30 @@ const FORGED: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 /// The stream beside a flood, where one of a steady rate is meant.
 const STEADY_MBIT_S: u32 = 100;
 
+/// Forged handshakes a second, on an ordinary day and in the long form.
+const HANDSHAKES_PER_S: [u64; 2] = [20_000, 50_000];
+/// Junk datagrams a second, likewise.
+const JUNK_PER_S: [u64; 2] = [20_000, 100_000];
+/// Rounds of a stream as fast as it goes, each beside a flood at somebody else and one at `n1`: on a machine of two processors, which
+/// the attacker and both ends of the stream share with the daemons, one round says little.
+const FASTEST_ROUNDS: usize = 5;
+/// What a stream keeps beside a flood, of what it has beside the same flood at somebody else.
+const LEAST_SHARE: f64 = 0.8;
+/// Junk datagrams that are made before the flood, which then sends them over and over: making them takes longer than sending.
+const PREPARED: usize = 4096;
+/// Key agreements that the floods at `n1` may cost: those before each is noticed, one for each init that does not open; and
+/// some for the sessions' own handshakes.
+fn agreements_limit() -> u64 {
+    let floods = if is_long() { 1 + FASTEST_ROUNDS } else { 1 };
+    floods as u64 * (LOAD_HANDSHAKES_PER_S as u64 + 1) + 100
+}
+
+/// Whether a flood is to be as fast as the project's claims say, and the stream beside it to be held to them. Otherwise the
+/// throughput is told, and what does not depend on how busy the machine is, is held to: counters and memory.
+fn is_long() -> bool {
+    limit("MESHNET_FLOOD", 0) > 0
+}
+
 /// A stream from `n2` to `n1` while the attacker sends `rate_per_s` datagrams a second, each made by `next`, to `target`.
 fn stream_under(
     lan: &Lan,
@@ -122,7 +157,7 @@ fn stream_under(
     steady: bool,
     next: impl FnMut(&mut Vec<u8>) + Send,
 ) -> (Throughput, FloodReport) {
-    let seconds: u32 = limit("MESHNET_FLOOD_S", 4);
+    let seconds: u32 = if is_long() { 4 } else { 2 };
     let length = Duration::from_secs(u64::from(seconds) + 2);
     let endpoint = format!("{target}:{PORT}").parse().expect("an endpoint");
     std::thread::scope(|scope| {
@@ -138,10 +173,9 @@ fn stream_under(
 
 /// What an attacker can do who has the mesh's gate key: inits that are all different, with a right mac1.
 #[test]
-#[ignore = "wants the machine to itself; no figures yet"]
 fn a_flood_of_handshakes_from_forged_addresses_costs_no_key_agreement_and_a_stream_goes_on() {
     let mut lan = Lan::new(2);
-    let rate: u64 = limit("MESHNET_FLOOD", 50_000);
+    let rate = HANDSHAKES_PER_S[usize::from(is_long())];
     let (attacker, sink) = attackers(&lan);
     // Genuine inits to n1, which it gets when n2 is new.
     let capture = done(lan.nodes[0].machine().capture("eth0"));
@@ -168,25 +202,69 @@ fn a_flood_of_handshakes_from_forged_addresses_costs_no_key_agreement_and_a_stre
         let grown = |name: &str| after.handshakes[name] - before.handshakes[name];
         let (agreements, cookies) = (grown("dh_operations"), grown("cookies_sent"));
         figure("key agreements and cookies under forged handshakes", format!("{agreements}, {cookies}"));
-        // Some hundred before it is noticed, and the sessions' own.
-        assert!(agreements < 3 * 600, "{agreements}");
+        assert!(agreements <= agreements_limit(), "{agreements}");
         assert!(cookies > 1000, "{cookies}");
+        // The kernel had most of the rest.
+        let thinned = after.drops["udp_thinned"] - before.drops.get("udp_thinned").unwrap_or(&0);
+        figure("thinned out of the forged handshakes", thinned);
+        assert!(thinned > rate, "{thinned}");
     });
+    // Somebody who was not there before gets through: his repetitions do, and the answers to what the flooded node asks.
+    lan.nodes[1].kill();
+    let endpoint = format!("192.0.2.1:{PORT}").parse().expect("an endpoint");
+    let length = Duration::from_secs(if is_long() { 15 } else { 5 });
+    let back = std::thread::scope(|scope| {
+        scope.spawn(|| done(forged(&attacker, FORGED, endpoint, rate, length, &mut next)));
+        std::thread::sleep(Duration::from_millis(500));
+        let start = Instant::now();
+        done(lan.nodes[1].up());
+        done(lan.nodes[1].wait_for_ping(overlay(&lan.nodes[0]), SETTLE));
+        start.elapsed()
+    });
+    figure("a member starts amid forged handshakes and is connected after", format!("{back:.1?}"));
+    assert!(!is_long() || back < length - Duration::from_secs(1), "{back:?}: the flood was over");
 }
 
 #[test]
-#[ignore = "wants the machine to itself; no figures yet"]
 fn junk_from_forged_addresses_is_dropped_and_a_stream_goes_on() {
     let mut lan = Lan::new(2);
-    let rate: u64 = limit("MESHNET_JUNK_RATE", 100_000);
+    let rate = JUNK_PER_S[usize::from(is_long())];
     let (attacker, sink) = attackers(&lan);
     let genuine = genuine_datagrams(&lan);
     let mut rng = StdRng::seed_from_u64(limit("MESHNET_SEED", 7));
-    let mut next = |buffer: &mut Vec<u8>| junk(&mut rng, &genuine, buffer);
+    let mut prepared = vec![Vec::new(); PREPARED];
+    prepared.iter_mut().for_each(|datagram| junk(&mut rng, &genuine, datagram));
+    let mut number = 0;
+    let mut next = |buffer: &mut Vec<u8>| {
+        buffer.extend_from_slice(&prepared[number % PREPARED]);
+        number += 1;
+    };
     under_flood(&mut lan, &attacker, &sink, "junk", rate, &mut next, |before, after| {
         let agreements = after.handshakes["dh_operations"] - before.handshakes["dh_operations"];
-        assert!(agreements < 3 * 600, "{agreements}");
+        figure("key agreements under junk", agreements);
+        assert!(agreements <= agreements_limit(), "{agreements}");
+        // What is neither a handshake nor from where a member sends, the kernel had most of.
+        let thinned = after.drops["udp_thinned"] - before.drops.get("udp_thinned").unwrap_or(&0);
+        figure("thinned out of the junk", thinned);
+        assert!(thinned > rate, "{thinned}");
     });
+    // A member that gets another address, from which nothing has come yet, is heard amid the junk.
+    let endpoint = format!("192.0.2.1:{PORT}").parse().expect("an endpoint");
+    let length = Duration::from_secs(if is_long() { 15 } else { 6 });
+    let back = std::thread::scope(|scope| {
+        scope.spawn(|| done(forged(&attacker, FORGED, endpoint, rate, length, &mut next)));
+        std::thread::sleep(Duration::from_secs(1));
+        let start = Instant::now();
+        let machine = lan.nodes[1].machine();
+        done(machine.ip("address del 192.0.2.2/24 dev eth0"));
+        done(machine.ip("address add 192.0.2.22/24 dev eth0"));
+        done(machine.ip("route replace default via 192.0.2.254"));
+        done(lan.nodes[1].wait_for_ping(overlay(&lan.nodes[0]), SETTLE));
+        done(lan.nodes[1].wait_for_path("n1", SETTLE, netlab::mesh::PathStatus::is_direct));
+        start.elapsed()
+    });
+    figure("a member gets another address amid junk and is connected directly after", format!("{back:.1?}"));
+    assert!(!is_long() || back < length - Duration::from_secs(2), "{back:?}: the flood was over");
 }
 
 /// An attacker, and somebody on the same LAN who drops what comes: the flood's own cost is the same to both.
@@ -215,17 +293,24 @@ fn under_flood(
     iperf(&lan.nodes[1], &lan.nodes[0], 1);
     let usage_before = done(lan.nodes[0].daemon().expect("it runs").usage());
     let before = done(lan.nodes[0].status());
-    let mut outcomes = Vec::new();
-    for steady in [true, false] {
-        let (elsewhere, _) = stream_under(lan, attacker, sink, rate, steady, &mut next);
-        let (here, sent) = stream_under(lan, attacker, "192.0.2.1", rate, steady, &mut next);
-        let reached = sent.sent as f64 / sent.took.as_secs_f64();
+    for (steady, rounds) in [(true, 1), (false, if is_long() { FASTEST_ROUNDS } else { 0 })] {
         let which = if steady { "100 Mbit/s" } else { "as fast as it goes" };
-        figure(
-            &format!("{name} at {reached:.0}/s beside a stream, {which}"),
-            format!("{here}; with the flood at another machine: {elsewhere}"),
-        );
-        outcomes.push((here.mean_mbit_s, elsewhere.mean_mbit_s));
+        let mut shares = Vec::new();
+        for _ in 0..rounds {
+            let (elsewhere, _) = stream_under(lan, attacker, sink, rate, steady, &mut next);
+            let (here, sent) = stream_under(lan, attacker, "192.0.2.1", rate, steady, &mut next);
+            let reached = sent.sent as f64 / sent.took.as_secs_f64();
+            figure(
+                &format!("{name} at {reached:.0}/s beside a stream, {which}"),
+                format!("{here}; with the flood at another machine: {elsewhere}"),
+            );
+            shares.push(here.mean_mbit_s / elsewhere.mean_mbit_s);
+        }
+        shares.sort_by(f64::total_cmp);
+        let Some(median) = shares.get(shares.len() / 2) else { continue };
+        let told = format!("share of a stream, {which}, under {name}");
+        figure(&told, format!("median of {shares:.2?}: {median:.2}"));
+        assert!(*median >= LEAST_SHARE || !is_long(), "{told}: {shares:.2?}");
     }
     let after = done(lan.nodes[0].status());
     let usage_after = done(lan.nodes[0].daemon().expect("it runs").usage());
@@ -233,8 +318,6 @@ fn under_flood(
     figure(&format!("memory under {name}"), format!("+{} kB", growth / 1000));
     assert!(growth < GROWTH_LIMIT_BYTES, "{growth} bytes");
     check(&before, &after);
-    let (here, elsewhere) = outcomes[0];
-    assert!(here >= 0.8 * elsewhere, "{here} Mbit/s instead of {elsewhere}");
     done(lan.nodes[1].wait_for_ping(overlay(&lan.nodes[0]), SETTLE));
 }
 

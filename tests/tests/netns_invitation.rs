@@ -1,6 +1,8 @@
 //! Joining: one command, one success per invitation, and a clear word for everything else.
 
-use meshnet_tests::net::{MESH, PORT, SETTLE, Split, admit, done, figure, found, overlay};
+use base64::Engine;
+use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
+use meshnet_tests::net::{MESH, PORT, SETTLE, Split, admit, done, figure, found, overlay, restart_with};
 use netlab::mesh::Member;
 use netlab::{Finished, Lab, Machine, Switch};
 use std::time::{Duration, Instant};
@@ -167,5 +169,86 @@ fn an_address_that_a_member_has_is_not_given_again() {
         refused(&second, done(second.run(&["join", &url])), &[free]);
     } else {
         assert!(again.stderr.contains(free), "{}", again.stderr);
+    }
+}
+
+fn hex_of(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Three ways in which a program prints bytes.
+fn printed(bytes: &[u8]) -> [String; 3] {
+    // The last character of base64 also has bits of what follows.
+    let base64 = BASE64_STANDARD_NO_PAD.encode(bytes);
+    let listed = bytes[..8].iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
+    [hex_of(bytes), base64[..base64.len() - 1].to_owned(), listed]
+}
+
+/// Every 32 bytes, wherever they begin, of the payloads of a node's secret files.
+fn secrets(member: &Member) -> Vec<Vec<u8>> {
+    let mut secrets = Vec::new();
+    for name in ["identity.key", "transport.keys", "gate.key", "authority.key", "recovery.key"] {
+        let Ok(text) = std::fs::read_to_string(member.state().join(name)) else { continue };
+        let body = text.lines().skip(1).take_while(|line| !line.starts_with("blake2s "));
+        let payload = done(BASE64_STANDARD.decode(body.collect::<String>()));
+        assert!(payload.len() >= 32, "{name}");
+        secrets.extend(payload.windows(32).map(<[u8]>::to_vec));
+    }
+    assert!(secrets.len() > 100, "{}", secrets.len());
+    secrets
+}
+
+/// What of a log can be the bytes of a key: words of 40 characters and more, and lines with lists of eight and more.
+fn long_words_and_lists(log: &str) -> String {
+    let words = log.split(|c: char| !c.is_ascii_alphanumeric() && c != '+' && c != '/');
+    let lists = log.lines().filter(|line| line.matches(", ").count() >= 7);
+    words.filter(|word| word.len() >= 40).chain(lists).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn printed_bytes_are_found_in_a_log() {
+    let bytes: Vec<u8> = (0..32).map(|n| n * 7).collect();
+    for text in
+        [hex_of(&bytes), format!("key={};", BASE64_STANDARD.encode(&bytes)), format!("Key({bytes:?})")]
+    {
+        let log = format!("a line\nTRACE meshd: {text} and more\n");
+        let found = long_words_and_lists(&log);
+        assert!(printed(&bytes).iter().any(|form| found.contains(form)), "{text}");
+    }
+}
+
+/// Through an invitation, handshakes, traffic, new transport keys, and a new authority.
+#[test]
+fn no_secret_is_logged_at_any_level() {
+    let mut founder = founder();
+    restart_with(&mut founder.member, "log = \"trace\"");
+    let mut node = founder.candidate(2);
+    let url = done(founder.member.invite("n2", &[]));
+    let joined = done(node.run(&["join", &url, "-vvv"]));
+    assert_eq!(joined.code(), Some(0), "{joined:?}");
+    done(node.start(&["-vvv"]));
+    done(node.wait_until_up(SETTLE));
+    let target = overlay(&founder.member);
+    done(node.wait_for_ping(target, SETTLE));
+    let mut known = [secrets(&founder.member), secrets(&node)].concat();
+    done(node.ok(&["keys", "rotate", "--wait"]));
+    done(founder.member.ok(&["authority", "rotate"]));
+    done(node.wait_for_ping(target, SETTLE));
+    known.extend([secrets(&founder.member), secrets(&node)].concat());
+    known.sort();
+    known.dedup();
+
+    let logs = [founder.member.log_text(), node.log_text(), joined.stdout, joined.stderr];
+    let invitation = url.rsplit(['/', '#', '?', '=', '&']).next().unwrap_or(&url).to_owned();
+    assert!(invitation.len() >= 20, "{url}");
+    for log in &logs {
+        assert!(!log.contains(&invitation), "the invitation");
+        let where_bytes_are = long_words_and_lists(log);
+        for text in known.iter().flat_map(|secret| printed(secret)) {
+            assert!(!where_bytes_are.contains(&text), "{text}");
+        }
+    }
+    for log in &logs[..2] {
+        assert!(log.lines().filter(|line| line.contains("DEBUG meshd")).count() > 5, "{log}");
     }
 }

@@ -73,6 +73,7 @@ fn a_node_that_is_to_use_no_aes_any_more_is_reached_by_peers_that_know_its_old_k
     done(lan.nodes[0].terminate(SETTLE));
     done(std::fs::write(&config, old));
     done(lan.nodes[0].start(&[]));
+    done(lan.nodes[1].wait_for_ping(target, SETTLE));
     done(lan.nodes[1].wait_for_path(&name, SETTLE, |path| path.suite == usual));
 }
 

@@ -47,6 +47,10 @@ fn a_revoked_member_is_cut_off_within_milliseconds_and_stays_out() {
     done(split.a.wait_for_ping(overlay(&split.relays[0]), SETTLE));
     let status = done(split.a.status());
     assert!(status.peers.iter().all(|peer| peer.name != name), "{:?}", status.peers);
+    // It says why to who looks there, and its name is free for the machine that takes its place.
+    let check = done(split.b.run(&["status", "--check"]));
+    assert!(check.status.code() == Some(1) && check.stdout.contains("was revoked"), "{check:?}");
+    done(split.relays[0].ok(&["invite", &name]));
 }
 
 #[test]

@@ -117,19 +117,27 @@ fn a_daemon_killed_in_the_middle_of_a_rotation_goes_on_with_it() {
 }
 
 #[test]
-fn a_node_that_was_away_for_several_rotations_comes_back_by_itself() {
+fn a_node_that_was_away_for_rotations_and_a_roll_over_comes_back_by_itself() {
     let mut split = Split::new(1);
     split.b.kill();
-    for _ in 0..3 {
+    let rounds: u64 = limit("MESHNET_ROTATIONS", 3);
+    for _ in 0..rounds {
         done(split.a.ok(&["keys", "rotate", "--timeout", "60s"]));
         done(split.relays[0].ok(&["keys", "rotate", "--timeout", "60s"]));
     }
-    assert_eq!((current(&split.a), current(&split.relays[0])), (4, 4));
+    assert_eq!((current(&split.a), current(&split.relays[0])), (1 + rounds, 1 + rounds));
+    done(split.relays[0].ok(&["authority", "rotate", "--without", "b", "--timeout", "60s"]));
     let start = Instant::now();
     done(split.b.up());
     done(split.b.wait_for_ping(overlay(&split.a), SETTLE));
-    figure("back after three rotations of all others", format!("{:?}", start.elapsed()));
+    let what = format!("back after {rounds} rotations of all others and a roll-over of the authority");
+    figure(&what, format!("{:?}", start.elapsed()));
     wait_for_all_pairs(&[&split.a, &split.b, &split.relays[0]]);
+    done(netlab::wait::until("b to have the newest trust bundle", SETTLE, || {
+        let shown: Value = done(split.b.json(&["authority", "show"]));
+        let version = shown["version"].as_u64();
+        if version == Some(3) { Ok(()) } else { Err(format!("{version:?}")) }
+    }));
 }
 
 #[test]
@@ -159,6 +167,7 @@ fn under_loss_and_reordering_a_rotation_loses_no_more_than_the_network() {
             jitter: Duration::from_millis(4),
             loss_permille: 10,
             seed,
+            ..WireShape::default()
         };
         done(machine.plug_by_wire(&lan, &[address], shape));
         machine

@@ -4,7 +4,7 @@ use meshnet_tests::net::{
     PORT, SETTLE, admit, done, enlist, found, overlay, restart_with, wait_for_all_pairs,
 };
 use netlab::Lab;
-use netlab::mesh::Member;
+use netlab::mesh::{Member, PathStatus};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::process::Command;
@@ -73,13 +73,36 @@ fn in_strict_mode_a_daemon_does_all_its_work() {
     };
     let endpoint = format!("192.0.2.1:{PORT}");
     let mut a = found(&machine("a", "192.0.2.1/24"), &["--relay", "--endpoint", &endpoint]);
-    restart_with(&mut a, STRICT);
+    restart_with(&mut a, &format!("{STRICT}\nlisten_tcp = [\"[::]:{PORT}\"]\nlisten_tls = [\"[::]:8443\"]"));
     is_confined(&a);
     // A strict daemon lets in who joins: the invitation and the certificate are files.
     let mut b = admit(&a, &machine("b", "192.0.2.2/24"), &["--subnet", "198.51.100.0/24"], &[]);
     restart_with(&mut b, STRICT);
     is_confined(&b);
     wait_for_all_pairs(&[&a, &b]);
+
+    // TCP connections are made and taken.
+    let wall = |what: &str| {
+        let rules = format!("chain out {{\ntype filter hook output priority 0;\n{what}\n}}\n");
+        done(
+            b.machine()
+                .nft(&format!("table inet wall\ndelete table inet wall\ntable inet wall {{\n{rules}}}\n")),
+        );
+    };
+    wall("meta l4proto udp drop");
+    done(b.wait_for_path("a", SETTLE, |path| path.kind == "tcp"));
+    done(b.wait_for_ping(overlay(&a), SETTLE));
+    wall("");
+    done(b.wait_for_path("a", SETTLE, PathStatus::is_direct));
+
+    // So is the authority, which is taken away and brought back.
+    done(a.ok(&["authority", "rotate", "--timeout", "60s"]));
+    let (passphrase, exported) = (lab.directory().join("passphrase"), lab.directory().join("authority.age"));
+    done(std::fs::write(&passphrase, "correct horse battery staple\n"));
+    let [passphrase, exported] = [&passphrase, &exported].map(|path| path.display().to_string());
+    done(a.ok(&["authority", "export", &exported, "--remove", "--passphrase-file", &passphrase]));
+    assert!(a.ok(&["invite", "nobody"]).is_err(), "the key is gone");
+    done(a.ok(&["authority", "import", &exported, "--passphrase-file", &passphrase]));
 
     // Keys are replaced, and written.
     done(a.ok(&["keys", "rotate", "--timeout", "20s"]));

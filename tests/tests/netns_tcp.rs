@@ -1,11 +1,11 @@
 //! Where UDP is blocked: real daemons go on over TCP, through proxies and with TLS if need be.
 
 use meshnet_tests::net::{
-    Cost, PASSWORD, PORT, SETTLE, TestProxy, USER, admit, done, figure, flow, found, let_send, overlay,
-    restart_with, wait_for_all_pairs, wait_for_arrivals,
+    Cost, PASSWORD, PORT, SETTLE, TestProxy, USER, admit, done, figure, flow, found, let_send, meshd,
+    overlay, restart_with, wait_for_all_pairs, wait_for_arrivals,
 };
 use netlab::mesh::{Member, PathStatus};
-use netlab::{Lab, Machine};
+use netlab::{Lab, Machine, Switch};
 use std::time::{Duration, Instant};
 
 /// UDP may be gone for so long before traffic goes on over TCP.
@@ -14,7 +14,8 @@ const PROXY_PORT: u16 = 1080;
 
 /// `a` behind a router that can forbid things; outside a relay that listens on TCP, and `b`, which does not.
 struct Site {
-    _lab: Lab,
+    lab: Lab,
+    lan: Switch,
     router: Machine,
     relay: Member,
     a: Member,
@@ -43,7 +44,7 @@ impl Site {
         done(machine.default_route("192.0.2.254"));
         let a = admit(&relay, &machine, &[], &[]);
         wait_for_all_pairs(&[&a, &b, &relay]);
-        Site { _lab: lab, router, relay, a, b }
+        Site { lab, lan, router, relay, a, b }
     }
 
     /// What the router does with what it should forward.
@@ -175,4 +176,51 @@ fn socks5_with_a_password_is_a_way_out() {
 #[test]
 fn http_connect_with_a_password_and_tls_inside_is_a_way_out() {
     through("http", "listen_tls = [\"[::]:443\"]");
+}
+
+/// A newcomer behind the router, with this in its configuration before it joins.
+fn newcomer(site: &Site, name: &str, address: &str, configuration: &str) -> Member {
+    use std::os::unix::fs::DirBuilderExt;
+    let machine = done(site.lab.machine(name));
+    done(machine.plug(&site.lan, &[address]));
+    done(machine.default_route("192.0.2.254"));
+    let member = Member::new(&machine, &meshd());
+    done(std::fs::DirBuilder::new().recursive(true).mode(0o700).create(member.state()));
+    done(std::fs::write(member.state().join("meshd.toml"), configuration));
+    member
+}
+
+#[test]
+fn a_node_joins_by_tcp_where_udp_is_dropped_and_by_tls_through_a_proxy_where_all_is() {
+    let site = Site::new("listen_tcp = [\"[::]:4655\"]\nlisten_tls = [\"[::]:443\"]");
+    site.forbid("meta l4proto udp drop");
+    let mut plain = newcomer(&site, "plain", "192.0.2.2/24", "");
+    let url = done(site.relay.invite("plain", &[]));
+    let start = Instant::now();
+    done(plain.ok(&["join", &url]));
+    figure("join where UDP is dropped", format!("{:?}", start.elapsed()));
+    assert!(start.elapsed() < FALL_BACK, "{:?}", start.elapsed());
+    done(plain.up());
+    done(plain.wait_for_ping(overlay(&site.b), SETTLE));
+    done(plain.wait_for_path("relay", SETTLE, is_tcp));
+
+    // One invitation, one member: it cannot be used again, by TCP either.
+    let second = newcomer(&site, "second", "192.0.2.3/24", "");
+    let refused = done(second.run(&["join", &url]));
+    assert!(!refused.success(), "{refused:?}");
+
+    let proxy = TestProxy::start(&site.router, PROXY_PORT);
+    site.forbid("drop");
+    let way = format!("proxy = \"http://{USER}:{PASSWORD}@192.0.2.254:{PROXY_PORT}\"\n");
+    let mut office = newcomer(&site, "office", "192.0.2.4/24", &way);
+    let url = done(site.relay.invite("office", &[]));
+    done(office.ok(&["join", &url]));
+    done(office.up());
+    done(office.wait_for_ping(overlay(&site.b), SETTLE));
+    assert!(proxy.refused() == 0);
+    // Nobody is let in who does not know a secret, and the listener told him nothing.
+    let wrong = newcomer(&site, "wrong", "192.0.2.5/24", "tcp = \"off\"\n");
+    let url = done(site.relay.invite("wrong", &[]));
+    let refused = done(wrong.run(&["join", "--timeout", "3s", &url]));
+    assert!(!refused.success(), "without TCP there is no way: {refused:?}");
 }

@@ -4,8 +4,9 @@ use meshnet_tests::net::{
     Lan, SETTLE, Split, admit, done, figure, flow, let_send, limit, overlay, restart_with, transfer,
     wait_for_arrivals,
 };
-use netlab::mesh::{INTERFACE, Member};
+use netlab::mesh::{INTERFACE, Member, PathStatus};
 use netlab::{Fault, Machine};
+use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
@@ -96,6 +97,53 @@ fn a_flood_through_a_relay_is_limited_and_another_source_does_not_feel_it() {
 }
 
 #[test]
+fn a_hog_on_a_saturated_relay_leaves_the_others_what_they_ask_for() {
+    let split = Split::new(1);
+    let machine = done(split.lab.machine("c"));
+    done(machine.plug(&split.left, &["192.0.2.3/24"]));
+    let quiet = admit(&split.relays[0], &machine, &[], &[]);
+    done(quiet.wait_for_ping(overlay(&split.b), SETTLE));
+    // The relay's way to the right carries less than what comes from the left. No limit is configured.
+    done(split.relay_ports[0][1].limit_rate(Some("10mbit")));
+    let other = flow(&quiet, &split.b, 200);
+    wait_for_arrivals(&other, 200);
+    let hog = flow(&split.a, &split.b, 20_000);
+    wait_for_arrivals(&hog, 2_000);
+    let before = other.progress();
+    let (hog_before, start) = (hog.progress().received, std::time::Instant::now());
+    let_send(&other, 1_000);
+    let rate = (hog.progress().received - hog_before) as f64 / start.elapsed().as_secs_f64();
+    let (hog, other) = (done(hog.stop()), done(other.stop()));
+    let arrived = other.received - before.received;
+    let sent = other.sent - before.sent;
+    figure(
+        "a hog of 47 Mbit/s through a relay that carries 10",
+        format!("{:.1} Mbit/s of it arrive; of another source {arrived} of {sent}", rate * 294.0 * 8.0 / 1e6),
+    );
+    assert!(hog.lost > 0, "{hog:?}");
+    // Without shares it would lose as large a part as the hog does, four of five.
+    assert!(arrived * 20 >= sent * 19, "{arrived} of {sent}");
+    let drops = done(split.relays[0].status()).drops;
+    assert!(drops.get("rx_relay_share").is_some_and(|count| *count > 1000), "{drops:?}");
+}
+
+#[test]
+fn a_stream_that_takes_all_that_a_relay_can_do_is_not_held_back() {
+    const BYTES: u64 = 500_000_000;
+    let split = Split::new(1);
+    done(split.a.wait_for_ping(overlay(&split.b), SETTLE));
+    let mbit_per_s = transfer(split.a.machine(), split.b.machine(), overlay(&split.b), BYTES);
+    let drops = done(split.relays[0].status()).drops;
+    let refused = drops.get("rx_relay_share").copied().unwrap_or(0);
+    figure(
+        "a stream alone on a relay",
+        format!("{:.2} Gbit/s; {refused} datagrams held back", mbit_per_s / 1e3),
+    );
+    // Of some 400,000. Streams find the relay's rate by themselves.
+    assert!(refused <= 40, "{drops:?}");
+}
+
+#[test]
 fn who_sends_to_nobody_is_told() {
     let lan = Lan::new(1);
     let a = &lan.nodes[0];
@@ -169,4 +217,34 @@ fn set_offload(member: &mut Member, offload: &str) {
     let others: Vec<&str> = text.lines().filter(|line| !line.starts_with("offload")).collect();
     done(std::fs::write(&file, others.join("\n")));
     restart_with(member, &format!("offload = \"{offload}\""));
+}
+
+#[test]
+fn a_scraper_sees_what_each_path_carried_and_every_reason_to_drop() {
+    let mut lan = Lan::new(2);
+    restart_with(&mut lan.nodes[0], "metrics = \"127.0.0.1:9655\"\nlan_discovery = false");
+    let (a, b) = (&lan.nodes[0], &lan.nodes[1]);
+    done(a.wait_for_ping(overlay(b), SETTLE));
+    done(a.wait_for_path("n2", SETTLE, PathStatus::is_direct));
+    transfer(a.machine(), b.machine(), overlay(b), 5_000_000);
+    let scraped = done(done(a.machine().enter(|| -> std::io::Result<String> {
+        let mut stream = std::net::TcpStream::connect("127.0.0.1:9655")?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost:9655\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    })));
+    assert!(scraped.starts_with("HTTP/1.1 200"), "{scraped}");
+    for text in [scraped, done(a.ok(&["metrics"]))] {
+        let value = |start: &str| {
+            let line = text.lines().find(|line| line.starts_with(start));
+            let value = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+            value.unwrap_or_else(|| panic!("no {start} in {text}"))
+        };
+        let direct = "peer=\"n2\",kind=\"direct\",remote=\"192.0.2.2:4655\"";
+        assert!(value(&format!("meshd_path_tx_bytes_total{{{direct}")) > 5e6);
+        assert!(value(&format!("meshd_path_rx_bytes_total{{{direct}")) > 0.0);
+        assert!(value("meshd_drops_total{reason=\"rx_replayed\"}") >= 0.0);
+        assert!(value("meshd_lane_tx_super_packets_total{lane=\"0\"}") > 0.0);
+    }
 }

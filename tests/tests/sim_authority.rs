@@ -7,7 +7,7 @@ use meshnet::membership::{
     VerifiedCertificate, issue, succeed,
 };
 use meshnet::node::{REISSUE_PATIENCE, Stage};
-use meshnet_tests::sim::{FlowId, Link, MachineId, NatKind, Roller, Spec, World, seeds};
+use meshnet_tests::sim::{FlowId, MachineId, Roller, World, flows_between, homes_and, nothing_lost, seeds};
 use proto::bundle::SignedBundle;
 use proto::certificate::{Issuer, IssuerConstraints, Roles};
 use proto::id::Name;
@@ -21,37 +21,12 @@ const DAY_MS: i64 = 24 * 3600 * 1000;
 
 /// A relay, an issuer, two nodes beside each other, and one that both reach through the relay only.
 fn mesh(seed: u64) -> (World, [MachineId; 5]) {
-    let mut world = World::new(seed);
-    let dc = world.public_site("198.51.100.0/24", Link::delay_ms(3));
-    let home = world.nat_site("192.168.1.0/24", NatKind::Symmetric, "192.0.2.1", Link::delay_ms(8));
-    let other = world.nat_site("192.168.2.0/24", NatKind::Symmetric, "192.0.2.2", Link::delay_ms(12));
-    let machines = [
-        world.add(Spec::new("r", dc, "198.51.100.1").relay()),
-        world.add(Spec::new("i", dc, "198.51.100.2").role(Roles::ISSUER)),
-        world.add(Spec::new("a", home, "192.168.1.10")),
-        world.add(Spec::new("b", home, "192.168.1.11")),
-        world.add(Spec::new("c", other, "192.168.2.10")),
-    ];
-    world.form(&machines);
-    world.settle(30 * SECOND);
-    (world, machines)
+    homes_and(seed, "i", Roles::ISSUER)
 }
 
 /// Numbered packets both ways on a direct path, on a relayed one, and to the relay.
 fn flows(world: &mut World, [r, _, a, b, c]: [MachineId; 5]) -> Vec<FlowId> {
-    [(a, b), (b, a), (a, c), (c, a), (a, r), (r, a)]
-        .into_iter()
-        .map(|(from, to)| world.flow(from, to, EVERY))
-        .collect()
-}
-
-fn nothing_lost(world: &mut World, flows: Vec<FlowId>) {
-    for flow in flows {
-        let report = world.finish(flow);
-        if report.lost() > 0 {
-            world.fail(&format!("{flow:?}: {report:?}"));
-        }
-    }
+    flows_between(world, [r, a, b, c], EVERY)
 }
 
 fn chain(world: &World, id: MachineId) -> &TrustChain {
@@ -96,7 +71,6 @@ fn the_authority_is_replaced_without_the_loss_of_a_packet() {
             AuthoritySecret::from_bytes(&world.authority().to_bytes()),
             AuthoritySecret::from_bytes(&[7; 32]),
         );
-        let before = chain(&world, r).clone();
         let mut roller = Roller::new(r, &new, Some(&old));
         let took = roller.run_until(&mut world, Stage::Done, MINUTE);
         assert!(took < 10 * SECOND, "{took:?}");
@@ -110,8 +84,21 @@ fn the_authority_is_replaced_without_the_loss_of_a_packet() {
             let own = world.machine(machine).disk.certificate.body().issuer;
             assert_eq!(own, Issuer::Root(new.key_id()), "on the disk");
         }
-        // Whoever has the old key gets nobody in, renews nobody, revokes nobody, and replaces nothing.
+    }
+}
+
+/// What somebody tries who has stolen the old key, in time or later.
+#[test]
+fn with_the_old_authority_key_nobody_is_let_in_revoked_or_trusted_after_its_replacement() {
+    for seed in seeds(2) {
+        let (mut world, machines) = mesh(seed);
+        let [r, _, a, b, _] = machines;
+        let old = AuthoritySecret::from_bytes(&world.authority().to_bytes());
+        let before = chain(&world, r).clone();
         let stranger = forged(&old, &before, now_s(&world, a));
+        let mut roller = Roller::new(r, &AuthoritySecret::from_bytes(&[7; 32]), Some(&old));
+        roller.run_until(&mut world, Stage::Done, MINUTE);
+        world.run_for(SECOND);
         assert!(
             world.ask(a, |node, now| node.add_certificate(now, stranger.signed().clone(), None)).is_err()
         );
@@ -131,6 +118,7 @@ fn the_authority_is_replaced_without_the_loss_of_a_packet() {
         // A fork of the version in which it was still trusted is an alarm, and no more.
         let fork: SignedBundle = succeed(&before, &[&old], 1, |next| next.threshold = 1).unwrap();
         assert_eq!(world.ask(a, |node, now| node.add_bundle(now, fork)), Err(BundleError::Fork(2)));
+        assert!(all_hold(&world, a, 5));
     }
 }
 
@@ -346,10 +334,6 @@ fn a_mesh_with_an_issuer_outlives_a_year_without_its_authority() {
     // The issuer's own certificate is the one thing that only the authority renews: it is given a long one.
     let old = world.machine(i).disk.certificate.body().clone();
     let request = Request {
-        identity: old.identity,
-        name: old.name,
-        addresses: old.addresses,
-        prefixes: old.prefixes,
         roles: old.roles.union(Roles::RELAY),
         constraints: Some(IssuerConstraints {
             name_suffix: String::new(),
@@ -357,6 +341,7 @@ fn a_mesh_with_an_issuer_outlives_a_year_without_its_authority() {
             max_lifetime_s: DEFAULT_LIFETIME_S as u32,
         }),
         lifetime_s: 400 * 24 * 3600,
+        ..Request::again(&old)
     };
     let wall = world.machine(i).now(world.elapsed().as_micros() as u64).wall;
     let trust = world.machine(i).disk.trust.clone();

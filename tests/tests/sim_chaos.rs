@@ -1,10 +1,12 @@
-//! Random meshes under random faults. Whatever happened, when it is over all agree and reach each other again.
+//! Random meshes under random trouble. Whatever happened, when it is over all agree and reach each other again.
+//!
+//! What happens is a list of steps ([`Trouble`]) drawn from the seed. A run that fails prints the list; lists that once failed
+//! are kept in `scenarios/` beside this file, and every run replays them.
 
+use std::path::Path;
 use std::time::Duration;
 
-use meshnet_tests::sim::{
-    Attacker, FlowId, HostId, Link, MachineId, NatKind, SiteId, Spec, Uplink, World, seeds,
-};
+use meshnet_tests::sim::{Attacker, Link, MachineId, NatKind, SiteId, Spec, Trouble, World, seeds};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -12,8 +14,6 @@ struct Chaos {
     world: World,
     sites: Vec<SiteId>,
     machines: Vec<MachineId>,
-    blocked: Vec<(HostId, HostId)>,
-    flows: Vec<FlowId>,
     /// Next unused address at a site.
     next_address: u64,
 }
@@ -65,60 +65,32 @@ impl Chaos {
             machines.push(world.add(Spec::new(&format!("n{n}"), site, &address_at(site, 10 + n))));
         }
         world.form(&machines);
-        Chaos { world, sites, machines, blocked: Vec::new(), flows: Vec::new(), next_address: 300 }
+        Chaos { world, sites, machines, next_address: 300 }
     }
 
-    fn any_machine(&mut self) -> MachineId {
-        self.machines[self.world.random(self.machines.len() as u64) as usize]
-    }
-
-    fn any_site(&mut self) -> SiteId {
-        self.sites[self.world.random(self.sites.len() as u64) as usize]
-    }
-
-    fn do_something(&mut self) {
-        let (a, b, site) = (self.any_machine(), self.any_machine(), self.any_site());
-        let world = &mut self.world;
-        match world.random(12) {
-            0 => world.crash(a),
-            1 => world.stop(a),
-            2 | 3 => {
-                world.crash(a);
-                world.start(a);
-            }
-            4 => world.silence(a, true),
-            5 => world.silence(a, false),
-            6 if a != b => {
-                world.net.set_blocked(HostId(a.0), HostId(b.0), true);
-                self.blocked.push((HostId(a.0), HostId(b.0)));
-            }
-            7 => world.net.site_mut(site).up ^= true,
-            8 => {
-                if let Uplink::Nat(nat) = &mut world.net.site_mut(site).uplink {
-                    nat.restart();
-                }
-            }
-            // A relay's endpoint is configured: it stays where it is.
-            9 if !world.machine(a).settings.relay => {
-                self.next_address += 1;
-                world.renumber(a, site, &address_at(site, self.next_address));
-            }
-            10 => {
-                let error_ms = world.random(600_000) as i64 - 300_000;
-                world.machine_mut(a).clock_error_ms = error_ms;
-            }
-            _ if a != b => self.flows.push(world.flow(a, b, Duration::from_millis(20))),
-            _ => {}
+    /// Lets all of it happen, then heals everything, and requires that all is well again.
+    fn go_through(&mut self, trouble: &Trouble) {
+        for (step, ms) in &trouble.0 {
+            let next = &mut self.next_address;
+            self.world.suffer(*step, |site| {
+                *next += 1;
+                address_at(site, *next)
+            });
+            self.world.run_for(Duration::from_millis(*ms));
+            self.world.check_records();
+            self.world.check_bounds();
         }
+        self.heal();
+        self.world.settle(90 * SECOND);
+        self.world.run_for(30 * SECOND);
+        // Sessions that were idle find out by their first packets that the other end has moved or restarted.
+        self.world.check_reach(50, 25);
+        self.world.check_reach(5, 5);
     }
 
     fn heal(&mut self) {
-        for flow in std::mem::take(&mut self.flows) {
-            self.world.end_flow(flow);
-        }
-        for (a, b) in std::mem::take(&mut self.blocked) {
-            self.world.net.set_blocked(a, b, false);
-        }
+        self.world.end_flows();
+        self.world.net.unblock_all();
         for site in &self.sites {
             let site = self.world.net.site_mut(*site);
             site.up = true;
@@ -140,19 +112,30 @@ fn after_any_faults_all_agree_and_reach_each_other_again() {
         if seed % 3 == 0 {
             chaos.world.attacker = Attacker { replay: 0.05, alter: 0.05, spoof: 0.05 };
         }
-        for _ in 0..2 {
-            for _ in 0..20 {
-                chaos.do_something();
-                let ms = chaos.world.random(4000);
-                chaos.world.run_for(Duration::from_millis(ms));
-                chaos.world.check_records();
-            }
-            chaos.heal();
-            chaos.world.settle(90 * SECOND);
-            chaos.world.run_for(30 * SECOND);
-            // Sessions that were idle find out by their first packets that the other end has moved or restarted.
-            chaos.world.check_reach(50, 25);
-            chaos.world.check_reach(5, 5);
+        for round in 0..2 {
+            let trouble = Trouble::draw(seed * 2 + round, 20);
+            println!(
+                "seed {seed}, round {round}; to keep it: tests/tests/scenarios/{seed}-NAME.txt\n{trouble}"
+            );
+            chaos.go_through(&trouble);
         }
+    }
+}
+
+/// A scenario's file is named after the seed of its mesh: `7-what-it-is.txt`.
+#[test]
+fn what_once_went_wrong_does_not_go_wrong_again() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let mut files: Vec<_> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty());
+    for file in files {
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        let seed: u64 =
+            name.split('-').next().and_then(|seed| seed.parse().ok()).expect("a seed in the name");
+        let trouble: Trouble = std::fs::read_to_string(&file).unwrap().parse().expect("steps");
+        println!("{name}");
+        Chaos::new(seed).go_through(&trouble);
     }
 }

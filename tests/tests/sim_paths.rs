@@ -1,9 +1,10 @@
 //! Which paths carry traffic, and what happens when they die.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use meshnet::node::PeerState;
-use meshnet_tests::sim::{Link, MachineId, NatKind, Spec, World, seeds};
+use meshnet_tests::sim::{Link, MachineId, NatKind, Spec, World, packet, seeds};
 
 const SECOND: Duration = Duration::from_secs(1);
 const EVERY: Duration = Duration::from_millis(4);
@@ -272,6 +273,55 @@ fn packets_pass_a_chain_of_relays() {
         world.form(&[relays[0], relays[1], relays[2], a, b]);
         world.settle(60 * SECOND);
         world.check_reach(5, 5);
+    }
+}
+
+#[test]
+fn owners_of_equal_weight_share_flows_and_take_over_each_others_within_three_seconds() {
+    for seed in seeds(3) {
+        let mut world = World::new(seed);
+        let dc = world.public_site("198.51.100.0/24", Link::delay_ms(5));
+        let relay = world.add(Spec::new("r", dc, "198.51.100.1").relay());
+        let owner = |name, address, weight| Spec::new(name, dc, address).subnet("172.16.0.0/16", weight);
+        let first = world.add(owner("first", "198.51.100.2", 10));
+        let second = world.add(owner("second", "198.51.100.3", 10));
+        let spare = world.add(owner("spare", "198.51.100.4", 20));
+        let client = world.add(Spec::new("client", dc, "198.51.100.5"));
+        world.form(&[relay, first, second, spare, client]);
+        world.settle(30 * SECOND);
+        let server = |number: u8| IpAddr::from([172, 16, 0, number]);
+        let source = world.machine(client).addresses()[0];
+        // Whom a flow goes to is asked of the client, and the world checks that it does. Flows are numbered from 0, and each
+        // has a port of its own.
+        let owner_of = |world: &World, number: u8| {
+            let packet = packet(source, server(number), u32::from(number) - 1, 0, 100);
+            let member = world.machine(client).node().and_then(|node| node.flow_owner(&packet));
+            [first, second, spare].into_iter().find(|id| Some(world.machine(*id).member()) == member)
+        };
+        let owners: Vec<_> = (1..=40).filter_map(|number| owner_of(&world, number)).collect();
+        let of_first = owners.iter().filter(|owner| **owner == first).count();
+        assert_eq!(owners.len(), 40);
+        assert!((8..=32).contains(&of_first) && !owners.contains(&spare), "{of_first} of 40, seed {seed}");
+        let flows: Vec<_> = (1..=40)
+            .zip(&owners)
+            .map(|(number, owner)| world.flow_to(client, *owner, server(number), EVERY * 5))
+            .collect();
+        world.run_for(5 * SECOND);
+        for flow in flows {
+            let report = world.finish(flow);
+            assert_eq!(report.lost(), 0, "{report:?}, seed {seed}");
+        }
+        // Something flows to the owner itself, so that its silence is noticed.
+        world.flow(client, first, EVERY * 5);
+        world.run_for(SECOND);
+        world.crash(first);
+        world.run_for(3 * SECOND);
+        for number in 1..=40 {
+            assert_eq!(owner_of(&world, number), Some(second), "server {number}, seed {seed}");
+        }
+        let flow = world.flow_to(client, second, server(1), EVERY * 5);
+        world.run_for(5 * SECOND);
+        assert_eq!(world.finish(flow).lost(), 0, "seed {seed}");
     }
 }
 

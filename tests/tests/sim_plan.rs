@@ -7,6 +7,7 @@ use meshnet::node::{PlanError, PlanState};
 use meshnet_tests::sim::{FlowId, Link, MachineId, NatKind, PowerCut, Spec, World, seeds};
 use proto::certificate::Roles;
 use proto::id::MemberId;
+use proto::record::MAX_WITHOUT;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -78,6 +79,84 @@ fn twelve_nodes_replace_their_keys_and_no_packet_is_lost() {
         world.run_for(60 * SECOND);
         assert!(machines.iter().all(|machine| epoch(&world, *machine) == 2));
     }
+}
+
+/// The planner's clock may be behind that of others, and keys may be of the second of the plan.
+#[test]
+fn a_plan_replaces_every_key_that_there_is_however_young_and_by_whichever_clock() {
+    for seed in seeds(2) {
+        let (mut world, machines) = mesh(seed);
+        for (number, off_s) in [(1, 4), (3, 240), (4, -250), (5, -3)] {
+            world.machine_mut(machines[number]).clock_error_ms = off_s * 1000;
+        }
+        let epochs =
+            |world: &World| machines.iter().map(|machine| epoch(world, *machine)).collect::<Vec<_>>();
+        for round in 2..5 {
+            // At once after the last one was done.
+            plan(&mut world, machines[0], &[]).unwrap();
+            let took = until_done(&mut world, machines[0]);
+            assert!(took < 20 * SECOND, "{took:?}");
+            assert_eq!(epochs(&world), [round; 12], "seed {seed}");
+        }
+        // So soon that the planner has not heard of the key, or that it is not even written.
+        world.run_for(30 * SECOND);
+        for number in [0, 6, 7] {
+            world.ask(machines[number], |node, now| node.rotate_keys(now, false)).unwrap();
+        }
+        plan(&mut world, machines[0], &[]).unwrap();
+        until_done(&mut world, machines[0]);
+        assert_eq!(epochs(&world), [6, 5, 5, 5, 5, 5, 6, 6, 5, 5, 5, 5], "seed {seed}");
+    }
+}
+
+/// What a plan asks for, patience with those who are away, ends with it.
+#[test]
+fn a_rotation_of_one_key_after_a_plan_waits_no_longer_than_without() {
+    let (mut world, machines) = mesh(8);
+    plan(&mut world, machines[0], &[]).unwrap();
+    until_done(&mut world, machines[0]);
+    world.run_for(10 * SECOND);
+    world.crash(machines[11]);
+    for number in [0, 4] {
+        world.ask(machines[number], |node, now| node.rotate_keys(now, false)).unwrap();
+    }
+    world.run_for(SECOND / 5);
+    // What was done stays done.
+    assert!([0, 1, 4, 5].iter().all(|at| is_done(&world, machines[*at])));
+    world.run_for(60 * SECOND);
+    for number in [0, 4] {
+        let keys = world.ask(machines[number], |node, now| node.keys_view(now));
+        assert_eq!((keys.epochs.len(), keys.epochs[0].number.0), (1, 3), "{keys:?}");
+    }
+}
+
+/// A member's clock was weeks ahead when it made its key. No plan is dated so, or it would be in force nowhere.
+#[test]
+fn a_key_from_the_future_does_not_take_plans_along() {
+    let (mut world, machines) = mesh(7);
+    world.machine_mut(machines[5]).clock_error_ms = 3_000_000_000;
+    world.ask(machines[5], |node, now| node.rotate_keys(now, false)).unwrap();
+    world.run_for(20 * SECOND);
+    plan(&mut world, machines[0], &[]).unwrap();
+    let took = until_done(&mut world, machines[0]);
+    assert!(took < 20 * SECOND, "{took:?}");
+    assert!(machines.iter().all(|machine| epoch(&world, *machine) == 2));
+}
+
+#[test]
+fn a_plan_counts_in_the_second_in_which_another_was_called_off() {
+    let (mut world, machines) = mesh(9);
+    world.crash(machines[11]);
+    world.run_for(2 * SECOND);
+    plan(&mut world, machines[0], &[]).unwrap();
+    world.run_for(SECOND / 5);
+    let abort = world.ask(machines[1], |node, now| node.make_abort(now)).unwrap().unwrap();
+    world.ask(machines[1], |node, now| node.set_plan(now, abort));
+    world.run_for(SECOND / 5);
+    let without = [world.machine(machines[11]).member()];
+    plan(&mut world, machines[0], &without).unwrap();
+    until_done(&mut world, machines[0]);
+    assert!(machines[..11].iter().all(|machine| epoch(&world, *machine) >= 2));
 }
 
 #[test]
@@ -161,6 +240,37 @@ fn a_plan_survives_the_loss_of_power_anywhere() {
         assert!(machines.iter().all(|machine| epoch(&world, *machine) == 2));
         world.settle(60 * SECOND);
     }
+}
+
+/// Whichever of two operators has the smaller id, and though both do it within one second.
+#[test]
+fn an_operator_calls_off_its_own_plan_and_anothers_and_leaves_out_so_many_at_most() {
+    let (mut world, machines) = mesh(33);
+    for (by, who) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        // Somebody away keeps the plan under way.
+        world.crash(machines[11]);
+        plan(&mut world, machines[by], &[]).unwrap();
+        world.run_for(SECOND);
+        let in_force =
+            |world: &mut World, at: usize| world.ask(machines[at], |node, now| node.plan_view(now)).is_some();
+        assert!((0..3).all(|at| in_force(&mut world, at)));
+        let abort = world.ask(machines[who], |node, now| node.make_abort(now)).unwrap().unwrap();
+        world.machine_mut(machines[who]).disk.plan = Some(abort.clone());
+        world.ask(machines[who], |node, now| node.set_plan(now, abort));
+        world.run_for(SECOND);
+        assert!(!(0..3).any(|at| in_force(&mut world, at)), "{by}'s, called off by {who}");
+        world.start(machines[11]);
+        world.settle(30 * SECOND);
+    }
+    let many: Vec<MemberId> = (0..=MAX_WITHOUT as u128).map(|n| MemberId(n.to_be_bytes())).collect();
+    let make = |world: &mut World, without: &[MemberId]| {
+        world.ask(machines[0], |node, now| node.make_plan(now, without)).map(|plan| plan.without.len())
+    };
+    assert_eq!(make(&mut world, &many[1..]), Ok(MAX_WITHOUT));
+    assert_eq!(make(&mut world, &many), Err(PlanError::TooMany));
+    // Oneself and repetitions do not count.
+    let again = [&many[1..], &many[1..], &[world.machine(machines[0]).member()]].concat();
+    assert_eq!(make(&mut world, &again), Ok(MAX_WITHOUT));
 }
 
 #[test]

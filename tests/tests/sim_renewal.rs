@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use meshnet::node::{PeerState, Warning};
 use meshnet_tests::sim::{Link, MachineId, NatKind, Spec, World, seeds};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -90,4 +91,41 @@ fn nobody_renews_what_has_time() {
             node.membership().get(member).unwrap().certificate().body().not_before_s < 1_780_000_000 - 86_400
         );
     }
+}
+
+#[test]
+fn after_its_grace_a_member_has_no_session_with_anybody_and_is_shown_as_expired() {
+    let (mut world, machines) = mesh(6, 60 * 24 * HOUR);
+    world.form(&machines);
+    world.settle(30 * SECOND);
+    let [r, founder, a] = machines;
+    let flow = world.flow(a, r, Duration::from_millis(100));
+    world.run_for(5 * SECOND);
+    assert!(world.report(flow).arrived > 40);
+    // The certificates of the other two hold longer.
+    let day_ms = 24 * 3_600_000;
+    for machine in machines {
+        world.set_clock(machine, 60 * day_ms + 14 * day_ms - 60_000);
+    }
+    world.run_for(5 * SECOND);
+    let in_grace = world.report(flow).arrived;
+    assert!(in_grace > 80, "{in_grace}");
+    world.run_for(120 * SECOND);
+    let over = world.report(flow).arrived;
+    let name = "a".parse().expect("a name");
+    for at in [r, founder] {
+        // Not for a moment again, whoever begins: sessions would be made anew within this time.
+        for _ in 0..20 {
+            world.run_for(10 * SECOND);
+            let view = world.ask(at, |node, now| node.view(now));
+            let seen = view.peers.iter().find(|peer| peer.name == name).expect("it is shown");
+            assert_eq!((seen.state, seen.path.is_some()), (PeerState::Expired, false), "{seen:?}");
+        }
+    }
+    assert_eq!(world.report(flow).arrived, over);
+    let warnings = world.ask(a, |node, now| node.view(now).warnings);
+    assert!(
+        matches!(warnings[..], [Warning::CertificateEnds { seconds_left }] if seconds_left < 0),
+        "{warnings:?}"
+    );
 }

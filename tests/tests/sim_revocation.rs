@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use meshnet::membership::{AuthoritySecret, IdentitySecret, succeed};
-use meshnet_tests::sim::{Link, MachineId, NatKind, Spec, World, seeds};
+use meshnet_tests::sim::{MachineId, World, homes_and, seeds};
 use proto::certificate::{Issuer, Roles};
 use proto::revocation::{Revocation, RevocationTarget};
 
@@ -12,20 +12,7 @@ const EVERY: Duration = Duration::from_millis(5);
 
 /// A relay, an operator beside it, two nodes at one home, and one elsewhere that needs the relay.
 fn mesh(seed: u64) -> (World, [MachineId; 5]) {
-    let mut world = World::new(seed);
-    let dc = world.public_site("198.51.100.0/24", Link::delay_ms(3));
-    let home = world.nat_site("192.168.1.0/24", NatKind::Symmetric, "192.0.2.1", Link::delay_ms(8));
-    let other = world.nat_site("192.168.2.0/24", NatKind::Symmetric, "192.0.2.2", Link::delay_ms(12));
-    let machines = [
-        world.add(Spec::new("r", dc, "198.51.100.1").relay()),
-        world.add(Spec::new("op", dc, "198.51.100.2").role(Roles::OPERATOR)),
-        world.add(Spec::new("a", home, "192.168.1.10")),
-        world.add(Spec::new("b", home, "192.168.1.11")),
-        world.add(Spec::new("c", other, "192.168.2.10")),
-    ];
-    world.form(&machines);
-    world.settle(30 * SECOND);
-    (world, machines)
+    homes_and(seed, "op", Roles::OPERATOR)
 }
 
 fn revoke(world: &mut World, by: MachineId, whom: MachineId) {

@@ -3,37 +3,12 @@
 use std::time::Duration;
 
 use meshnet::node::{Node, Phase, RotateError};
-use meshnet_tests::sim::{FlowId, Link, MachineId, NatKind, PowerCut, Spec, World, seeds};
+use meshnet_tests::sim::{MachineId, PowerCut, World, flows_between, homes, nothing_lost, seeds};
 use proto::id::KeyEpochNumber;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// 1,000 packets a second.
 const EVERY: Duration = Duration::from_millis(1);
-
-/// A relay, two nodes beside each other, and one that both reach through the relay only.
-fn mesh(seed: u64) -> (World, [MachineId; 4]) {
-    let mut world = World::new(seed);
-    let dc = world.public_site("198.51.100.0/24", Link::delay_ms(3));
-    let home = world.nat_site("192.168.1.0/24", NatKind::Symmetric, "192.0.2.1", Link::delay_ms(8));
-    let other = world.nat_site("192.168.2.0/24", NatKind::Symmetric, "192.0.2.2", Link::delay_ms(12));
-    let machines = [
-        world.add(Spec::new("r", dc, "198.51.100.1").relay()),
-        world.add(Spec::new("a", home, "192.168.1.10")),
-        world.add(Spec::new("b", home, "192.168.1.11")),
-        world.add(Spec::new("c", other, "192.168.2.10")),
-    ];
-    world.form(&machines);
-    world.settle(30 * SECOND);
-    (world, machines)
-}
-
-/// Numbered packets both ways on a direct path (a, b), on a relayed one (a, c), and to the relay.
-fn flows(world: &mut World, [r, a, b, c]: [MachineId; 4]) -> Vec<FlowId> {
-    [(a, b), (b, a), (a, c), (c, a), (a, r), (r, a)]
-        .into_iter()
-        .map(|(from, to)| world.flow(from, to, EVERY))
-        .collect()
-}
 
 fn epoch(world: &World, id: MachineId) -> u32 {
     world.machine(id).node().map_or(0, |node| node.view(world.machine(id).now(0)).key_epoch.0)
@@ -52,20 +27,11 @@ fn until_replaced(world: &mut World, id: MachineId, number: u32) -> Duration {
     })
 }
 
-fn nothing_lost(world: &mut World, flows: Vec<FlowId>) {
-    for flow in flows {
-        let report = world.finish(flow);
-        if report.lost() > 0 {
-            world.fail(&format!("{flow:?}: {report:?}"));
-        }
-    }
-}
-
 #[test]
 fn a_node_replaces_its_key_under_1000_packets_a_second_and_none_is_lost() {
     for seed in seeds(2) {
-        let (mut world, machines) = mesh(seed);
-        let flows = flows(&mut world, machines);
+        let (mut world, machines) = homes(seed);
+        let flows = flows_between(&mut world, machines, EVERY);
         world.run_for(SECOND);
         let number = world.ask(machines[1], |node, now| node.rotate_keys(now, false)).unwrap();
         assert_eq!(number, KeyEpochNumber(2));
@@ -83,8 +49,8 @@ fn a_node_replaces_its_key_under_1000_packets_a_second_and_none_is_lost() {
 #[test]
 fn all_nodes_replace_their_keys_at_the_same_moment_and_no_packet_is_lost() {
     for seed in seeds(2) {
-        let (mut world, machines) = mesh(seed);
-        let flows = flows(&mut world, machines);
+        let (mut world, machines) = homes(seed);
+        let flows = flows_between(&mut world, machines, EVERY);
         world.run_for(SECOND);
         for machine in machines {
             world.ask(machine, |node, now| node.rotate_keys(now, false)).unwrap();
@@ -101,7 +67,7 @@ fn all_nodes_replace_their_keys_at_the_same_moment_and_no_packet_is_lost() {
 #[test]
 fn under_loss_and_reordering_a_rotation_loses_no_more_than_the_network() {
     let lost = |rotate: bool, seed: u64| {
-        let (mut world, machines) = mesh(seed);
+        let (mut world, machines) = homes(seed);
         for site in 0..3 {
             let site = world.net.site_mut(meshnet_tests::sim::SiteId(site));
             site.lan = site.lan.lossy(0.01).messy(0.0, 0.02);
@@ -127,7 +93,7 @@ fn under_loss_and_reordering_a_rotation_loses_no_more_than_the_network() {
 #[test]
 fn a_rotation_survives_a_power_cut_at_every_write() {
     for cut in (1..=3).flat_map(|write| [PowerCut::Before(write), PowerCut::After(write)]) {
-        let (mut world, machines) = mesh(7);
+        let (mut world, machines) = homes(7);
         let [r, a, b, c] = machines;
         let others = [(b, c), (c, b), (b, r)].map(|(from, to)| world.flow(from, to, EVERY));
         world.machine_mut(a).power_cut = Some(cut);
@@ -161,7 +127,7 @@ fn a_rotation_survives_a_power_cut_at_every_write() {
 fn a_node_that_was_away_for_one_or_ten_rotations_comes_back_by_itself() {
     for rotations in [1, 10] {
         for seed in seeds(2) {
-            let (mut world, [r, a, b, c]) = mesh(seed);
+            let (mut world, [r, a, b, c]) = homes(seed);
             world.crash(c);
             world.run_for(2 * SECOND);
             for round in 1..=rotations {
@@ -184,7 +150,7 @@ fn a_node_that_was_away_for_one_or_ten_rotations_comes_back_by_itself() {
 #[test]
 fn all_nodes_that_were_away_at_once_with_caches_of_different_age_find_each_other() {
     // Each knows an older key of the others than the one in use.
-    let (mut world, machines) = mesh(3);
+    let (mut world, machines) = homes(3);
     let [r, a, b, _] = machines;
     world.crash(b);
     for machine in [r, a] {
@@ -206,7 +172,7 @@ fn all_nodes_that_were_away_at_once_with_caches_of_different_age_find_each_other
 #[test]
 fn a_node_restored_from_a_backup_older_than_a_rotation_makes_a_newer_key_and_is_back() {
     for with_cache in [true, false] {
-        let (mut world, [r, a, b, _]) = mesh(11);
+        let (mut world, [r, a, b, _]) = homes(11);
         let backup = (world.machine(b).disk.keys.clone(), world.machine(b).disk.cache.clone());
         for round in 2..4 {
             world.ask(b, |node, now| node.rotate_keys(now, false)).unwrap();
@@ -232,9 +198,9 @@ fn a_node_restored_from_a_backup_older_than_a_rotation_makes_a_newer_key_and_is_
 #[test]
 fn a_stolen_key_counts_for_nothing_as_soon_as_members_hear_of_it() {
     for seed in seeds(2) {
-        let (mut world, machines) = mesh(seed);
+        let (mut world, machines) = homes(seed);
         let [r, a, b, c] = machines;
-        let flows = flows(&mut world, machines);
+        let flows = flows_between(&mut world, machines, EVERY);
         world.run_for(SECOND);
         world.ask(a, |node, now| node.rotate_keys(now, true)).unwrap();
         world.run_for(SECOND);
@@ -258,7 +224,7 @@ fn a_stolen_key_counts_for_nothing_as_soon_as_members_hear_of_it() {
 
 #[test]
 fn two_rotations_at_once_are_one_and_a_stolen_key_overtakes_a_rotation() {
-    let (mut world, [_, a, ..]) = mesh(1);
+    let (mut world, [_, a, ..]) = homes(1);
     let ask = |world: &mut World, stolen| world.ask(a, |node: &mut Node, now| node.rotate_keys(now, stolen));
     assert_eq!(ask(&mut world, false), Ok(KeyEpochNumber(2)));
     assert_eq!(ask(&mut world, false), Err(RotateError::UnderWay(KeyEpochNumber(2))));
@@ -273,7 +239,7 @@ fn two_rotations_at_once_are_one_and_a_stolen_key_overtakes_a_rotation() {
 
 #[test]
 fn keys_are_replaced_by_themselves_when_they_are_old_enough_and_not_all_at_once() {
-    let (mut world, machines) = mesh(5);
+    let (mut world, machines) = homes(5);
     for machine in machines {
         let settings = meshnet::node::Settings {
             rotate_every: Some(1000 * SECOND),

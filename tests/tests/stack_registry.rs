@@ -50,7 +50,8 @@ fn images_come_from_a_registry_with_a_password_that_shows_nowhere() {
     for _ in 0..3 {
         let arguments = ["up", "--json", "--file", &file];
         let is_pull = |line: &str| line.contains("\"begins\"") && line.contains("\"pull\"");
-        cluster.nodes[0].stack_killed_at(&arguments, is_pull, 1);
+        let killed = cluster.nodes[0].stack_killed_at(&arguments, is_pull);
+        assert!(killed.is_ok(), "it came to its end without a pull: {killed:?}");
     }
     let started = Instant::now();
     let done_at_last = up(&cluster);

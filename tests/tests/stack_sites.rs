@@ -46,12 +46,16 @@ fn worked(ran: Ran) -> Ran {
 /// Waits until all five are in step again, and compares what each one has with what was acknowledged.
 fn whole(sites: &Sites, clients: &Clients, what: &str, since: Instant) {
     for node in &sites.cluster.nodes {
-        done(netlab::wait::until(&format!("{} to be in step", node.name), RETURN, || {
+        let in_step = netlab::wait::until(&format!("{} to be in step", node.name), RETURN, || {
             match state(node, STACK) {
                 state if state == "Primary Synced 5" => Ok(()),
                 other => Err(other),
             }
-        }));
+        });
+        if in_step.is_err() {
+            tell_logs(sites, "mariadb", what, since);
+        }
+        done(in_step);
     }
     let operator = sites.cluster.node("par1");
     done(netlab::wait::until("the ensemble to be whole", RETURN, || {
@@ -61,6 +65,9 @@ fn whole(sites: &Sites, clients: &Clients, what: &str, since: Instant) {
     clients.go_on();
     let tell = |store: &str, seen: Service| {
         assert_eq!(seen.lost, 0, "{what}, {store}: {seen:?}");
+        if seen.gap > LONGEST_GAP {
+            tell_logs(sites, if store == "Galera" { "mariadb" } else { "zookeeper" }, what, since);
+        }
         assert!(seen.gap <= LONGEST_GAP, "{what}, {store}: {seen:?}");
         let gap = seen.gap.as_secs_f64();
         figure(
@@ -74,6 +81,15 @@ fn whole(sites: &Sites, clients: &Clients, what: &str, since: Instant) {
     }
     tell("Galera", compare(&clients.database, operator, STACK, since));
     tell("ZooKeeper", compare_zookeeper(&clients.zookeeper, operator, STACK, since));
+}
+
+/// What all replicas said since something happened.
+fn tell_logs(sites: &Sites, component: &str, what: &str, since: Instant) {
+    let age = since.elapsed().as_secs();
+    for node in &sites.cluster.nodes {
+        let log = node.last_log(STACK, component, age);
+        println!("--- {component} on {}, since {what}, {age} s ago ---\n{log}", node.name);
+    }
 }
 
 #[test]

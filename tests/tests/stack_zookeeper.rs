@@ -104,7 +104,8 @@ fn an_ensemble_comes_up_is_repaired_rolled_taken_up_elsewhere_and_taken_down() {
     worked(ams.stack(&["down", "--file", file]));
     assert!(cluster.nodes.iter().all(|node| node.containers().is_empty()));
     assert!(ams.docker(&["volume", "ls", "-q"]).contains("meshd-e2e-zookeeper-data"));
-    worked(ams.stack(&["up", "--file", file]));
+    let up = worked(ams.stack(&["up", "--file", file]));
+    println!("{}{}", up.stderr, up.stdout);
     worked(ams.stack(&["down", "--volumes", "--file", file]));
     assert_eq!(ams.docker(&["volume", "ls", "-q"]).trim(), "");
 }

@@ -204,6 +204,12 @@ pub enum Answer {
     Reachability {
         /// `host:port`, the best first.
         endpoints: Vec<String>,
+        /// The same on TCP.
+        #[serde(default)]
+        tcp: Vec<String>,
+        /// The same on TCP with TLS.
+        #[serde(default)]
+        tls: Vec<String>,
     },
     /// To a request that has nothing to tell.
     Done {

@@ -125,21 +125,33 @@ async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<(
 }
 
 async fn answer(line: &[u8], access: Access, calls: &mpsc::Sender<Call>) -> Answer {
-    let request = match serde_json::from_slice::<Line<Request>>(line) {
-        Ok(line) if line.v == VERSION => line.body,
-        Ok(line) => {
-            return refuse(exit::FAILED, format!("this daemon speaks version {VERSION}, not {}", line.v));
-        }
-        Err(error) => return refuse(exit::USAGE, format!("this daemon does not know the request: {error}")),
+    let request = match read_request(line, access) {
+        Ok(request) => request,
+        Err(refusal) => return Answer::Error(refusal),
     };
-    if request.needs() > access {
-        return refuse(exit::NOT_PERMITTED, "only root, or the user that the daemon runs as, may do this");
-    }
     let (reply, answered) = oneshot::channel();
     if calls.send(Call { request, reply }).await.is_err() {
         return refuse(exit::UNAVAILABLE, "the daemon is shutting down");
     }
     answered.await.unwrap_or_else(|_| refuse(exit::UNAVAILABLE, "the daemon is shutting down"))
+}
+
+/// What a line asks, if its sender may ask it.
+///
+/// # Errors
+/// What the sender is told.
+pub fn read_request(line: &[u8], access: Access) -> Result<Request, Refusal> {
+    let refusal = |code, message| Refusal { code, message };
+    let line: Line<Request> = serde_json::from_slice(line)
+        .map_err(|error| refusal(exit::USAGE, format!("this daemon does not know the request: {error}")))?;
+    if line.v != VERSION {
+        return Err(refusal(exit::FAILED, format!("this daemon speaks version {VERSION}, not {}", line.v)));
+    }
+    if line.body.needs() > access {
+        let message = "only root, or the user that the daemon runs as, may do this".to_owned();
+        return Err(refusal(exit::NOT_PERMITTED, message));
+    }
+    Ok(line.body)
 }
 
 /// An error answer.

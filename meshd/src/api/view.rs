@@ -22,6 +22,12 @@ pub struct Status {
     /// Datagrams over TCP.
     #[serde(default)]
     pub tcp: Tcp,
+    /// A port of the gateway that leads to this node.
+    #[serde(default)]
+    pub port_mapping: PortMapping,
+    /// The way to the internet.
+    #[serde(default)]
+    pub exit: Exit,
     /// All other members, by name.
     pub peers: Vec<Peer>,
     /// What an operator should look at.
@@ -32,6 +38,33 @@ pub struct Status {
     /// What handshakes did since the start, by name; `dh_operations` are key agreements.
     #[serde(default)]
     pub handshakes: BTreeMap<String, u64>,
+}
+
+/// A port of the default gateway that leads to this node. All is absent where none is asked for: it is turned off, or this
+/// machine has a public address.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+pub struct PortMapping {
+    /// Who was asked.
+    pub gateway: Option<IpAddr>,
+    /// How: `PCP`, `NAT-PMP`, or `UPnP`.
+    pub protocol: Option<String>,
+    /// The gateway's address outside, and the port.
+    pub endpoint: Option<SocketAddr>,
+    /// What is wrong, if anything.
+    pub note: String,
+}
+
+/// The way to the internet, and who offers one.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+pub struct Exit {
+    /// Whether this node offers it to others.
+    pub offered: bool,
+    /// The member that this node has chosen.
+    pub used: Option<String>,
+    /// Whether that member offers it, and can be reached.
+    pub reachable: bool,
+    /// Members that offer it.
+    pub offered_by: Vec<String>,
 }
 
 /// Datagrams over TCP, for where UDP is blocked.
@@ -168,6 +201,13 @@ pub struct Peer {
     pub last_handshake_s: Option<u64>,
     /// Number of its transport key; absent if none is known.
     pub key_epoch: Option<u32>,
+    /// Whether the session is post-quantum: `hybrid`, `pending` (a key exchange is under way), `off` (here), `unsupported`
+    /// (there); absent without a session.
+    #[serde(default)]
+    pub post_quantum: Option<String>,
+    /// Packets are withheld until the session is post-quantum, which this node or the peer requires.
+    #[serde(default)]
+    pub withheld: bool,
     /// The version of meshd that it runs, once it has told.
     pub version: Option<String>,
     /// Prefixes that it announces.
@@ -204,6 +244,8 @@ pub enum PeerState {
     Idle,
     /// No way leads to it now.
     Unreachable,
+    /// Its certificate and the grace after it are over: it is no member any more.
+    Expired,
 }
 
 impl PeerState {
@@ -214,6 +256,7 @@ impl PeerState {
             PeerState::Connecting => "connecting",
             PeerState::Idle => "idle",
             PeerState::Unreachable => "unreachable",
+            PeerState::Expired => "expired",
         }
     }
 }
@@ -386,6 +429,9 @@ pub struct Candidate {
     pub remote: Option<SocketAddr>,
     /// The relays on the way, by name.
     pub via: Vec<String>,
+    /// How it became known: `the peer was heard there`, `announced on the LAN`, ...
+    #[serde(default)]
+    pub source: String,
     /// Whether it is in use.
     pub used: bool,
     /// Smoothed round trip, in milliseconds.

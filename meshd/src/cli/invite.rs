@@ -8,12 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use ipnet::IpNet;
 use meshnet::io::clock;
-use meshnet::membership::{IdentitySecret, Membership, is_host_of, member_network6, next_free_address};
+use meshnet::membership::{
+    IdentitySecret, Membership, is_host_of, member_id, member_network6, next_free_address,
+};
 use meshnet::session::join::JoinKeys;
 use meshnet::time::Now;
 use proto::certificate::Roles;
-use proto::id::Name;
-use proto::invitation::{HostPort, Invitation as Url, MAX_ENDPOINTS, key_hash};
+use proto::id::{IdentityKey, Name};
+use proto::invitation::{HostPort, Invitation as Url, MAX_ENDPOINTS, StreamEndpoint, key_hash};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -26,7 +28,7 @@ use crate::join::server::{self, SignError};
 use crate::local;
 use crate::output::{self, units};
 use crate::state::invitations::{Invitation, Limits, Psk, Register};
-use crate::state::{Home, StateDir};
+use crate::state::{Home, Kind, StateDir};
 
 /// Longest validity of an invitation: it is a secret that lies about.
 const MAX_TTL_S: u64 = 30 * 24 * 3600;
@@ -84,6 +86,8 @@ enum Role {
     Issuer,
     /// Give orders to other nodes
     Operator,
+    /// Take traffic of others to the internet
+    Exit,
 }
 
 impl Args {
@@ -100,8 +104,14 @@ impl Args {
         let now = clock::now();
         let state = StateDir::open(&global.state_path()?)?;
         let home = Home::load(state.clone())?;
-        let endpoints = endpoints(global, &state)?;
+        let (endpoints, streams) = endpoints(global, &state)?;
         let membership = home.membership(now.wall)?;
+        if membership.revocations().has_member(home.certificate.body().member) {
+            return Err(Failure::NotPermitted(
+                "this node was revoked: nobody lets in whom it invites".into(),
+            )
+            .into());
+        }
         let register = Register::open(&state)?;
         let locked = register.lock()?;
         let (all, damaged) = register.all()?;
@@ -151,6 +161,7 @@ impl Args {
             secret: *secret,
             expires_s: invitation.expires_s,
             endpoints,
+            streams,
         };
         output::print(&self.report(global, &url, &invitation)?)?;
         Ok(ExitCode::SUCCESS)
@@ -202,6 +213,7 @@ impl Role {
             Role::Relay => Roles::RELAY,
             Role::Issuer => Roles::ISSUER,
             Role::Operator => Roles::OPERATOR,
+            Role::Exit => Roles::EXIT,
         }
     }
 }
@@ -269,18 +281,43 @@ impl Taken<'_> {
         };
         let mut used: BTreeSet<Ipv4Addr> = self.membership.certified_addresses().filter_map(v4).collect();
         used.extend(self.promised().flat_map(|other| other.addresses.iter().copied()).filter_map(v4));
-        let free = next_free_address(network, &used);
-        free.map(IpAddr::V4).with_context(|| format!("all addresses of {network} are taken"))
+        let pools = self.pools(network)?;
+        let free = pools.iter().find_map(|pool| next_free_address(*pool, &used));
+        free.map(IpAddr::V4).with_context(|| {
+            let pools: Vec<String> = pools.iter().map(ToString::to_string).collect();
+            format!("all addresses of {} are taken", pools.join(", "))
+        })
+    }
+
+    /// Where this node may give addresses: everywhere with the authority's key, within its limits as an issuer.
+    fn pools(&self, network: ipnet::Ipv4Net) -> anyhow::Result<Vec<ipnet::Ipv4Net>> {
+        let limits = self.home.certificate.body().constraints.as_deref();
+        let within = limits.filter(|limits| !limits.prefixes.is_empty());
+        let Some(limits) = within.filter(|_| !self.home.state.has(Kind::Authority)) else {
+            return Ok(vec![network]);
+        };
+        let v4 = limits.prefixes.iter().filter_map(|prefix| match prefix {
+            ipnet::IpNet::V4(prefix) => Some(*prefix),
+            ipnet::IpNet::V6(_) => None,
+        });
+        let pools: Vec<_> = v4.filter(|prefix| network.contains(prefix)).collect();
+        if pools.is_empty() {
+            bail!("this issuer's limits have no addresses of the mesh's network {network}");
+        }
+        Ok(pools)
     }
 
     fn network(&self) -> anyhow::Result<ipnet::Ipv4Net> {
         self.home.chain.current().network4.context("this mesh has no IPv4 network")
     }
 
-    /// Invitations that are used or may still be.
+    /// Invitations that may still be used, or were by somebody who was not revoked since.
     fn promised(&self) -> impl Iterator<Item = &Invitation> {
         let now_s = self.now.wall.seconds();
-        self.invitations.iter().filter(move |other| other.redeemed.is_some() || other.expires_s > now_s)
+        self.invitations.iter().filter(move |other| match &other.redeemed {
+            Some(used) => !self.membership.revocations().has_member(member_id(&IdentityKey(used.identity))),
+            None => other.expires_s > now_s,
+        })
     }
 
     fn describe_member(&self, member: proto::id::MemberId) -> String {
@@ -325,11 +362,13 @@ fn rehearse(
                 .map(|(_, member)| member.name().to_string())
                 .collect();
             let elsewhere = match issuers.as_slice() {
-                [] => "do it where `meshd init` was run".to_owned(),
-                names => format!("do it where `meshd init` was run, or on {}", names.join(", ")),
+                [] => String::new(),
+                names => format!("do it on {}, or ", names.join(" or ")),
             };
             Err(Failure::NotPermitted(format!(
-                "this node may not invite: it has neither the authority's key nor the role of an issuer; {elsewhere}"
+                "this node may not invite: it has neither the authority's key nor the role of an issuer: \
+                 {elsewhere}do it where that key is (where `meshd init` was run, if nobody moved it), or bring it \
+                 here (meshd authority import FILE)"
             ))
             .into())
         }
@@ -341,16 +380,17 @@ fn rehearse(
 }
 
 /// Where the joiner can ask: what the daemon knows, or else what the configuration and the interfaces say.
-fn endpoints(global: &Global, state: &StateDir) -> anyhow::Result<Vec<HostPort>> {
+fn endpoints(global: &Global, state: &StateDir) -> anyhow::Result<(Vec<HostPort>, Vec<StreamEndpoint>)> {
     let config = Config::load_or_default(&global.config_path(state.path()))?;
-    let known = match Client::connect(&state.socket()) {
+    let (known, tcp, tls) = match Client::connect(&state.socket()) {
         Ok(mut client) => {
             client.set_patience(Duration::from_secs(3));
-            expect_answer!(client, Request::Reachability, Reachability { endpoints } => endpoints)?
+            expect_answer!(client, Request::Reachability, Reachability { endpoints, tcp, tls } => (endpoints, tcp, tls))?
         }
-        Err(client::Error::NotRunning(_)) => Vec::new(),
+        Err(client::Error::NotRunning(_)) => Default::default(),
         Err(error) => return Err(error.into()),
     };
+    let streams = streams(&config, &tcp, &tls);
     let configured = config.endpoints.iter().map(ToString::to_string);
     let addresses = local::reachable_addresses().unwrap_or_default();
     let own = match known.is_empty() {
@@ -370,7 +410,32 @@ fn endpoints(global: &Global, state: &StateDir) -> anyhow::Result<Vec<HostPort>>
             global.config_path(state.path()).display()
         );
     }
-    Ok(endpoints)
+    Ok((endpoints, streams))
+}
+
+/// Where the joiner can ask by TCP: what the daemon knows, and its own listeners at the host names that are configured. In
+/// turn one with TLS and one without.
+fn streams(config: &Config, tcp: &[String], tls: &[String]) -> Vec<StreamEndpoint> {
+    let named = |listen: &[std::net::SocketAddr]| -> Vec<String> {
+        let names = config.endpoints.iter().filter(|endpoint| endpoint.host.parse::<IpAddr>().is_err());
+        let port = listen.first().map(std::net::SocketAddr::port);
+        names.filter_map(|endpoint| Some(format!("{}:{}", endpoint.host, port?))).collect()
+    };
+    let list = |tls: bool, known: &[String], listen: &[std::net::SocketAddr]| -> Vec<StreamEndpoint> {
+        let all = named(listen).into_iter().chain(known.iter().cloned());
+        all.filter_map(|text| Some(StreamEndpoint { tls, endpoint: text.parse().ok()? })).collect()
+    };
+    let (with, without) =
+        (list(true, tls, &config.streams.listen_tls), list(false, tcp, &config.streams.listen_tcp));
+    let mut streams: Vec<StreamEndpoint> = Vec::new();
+    for at in 0..with.len().max(without.len()) {
+        for stream in [with.get(at), without.get(at)].into_iter().flatten() {
+            if streams.len() < MAX_ENDPOINTS && !streams.contains(stream) {
+                streams.push(stream.clone());
+            }
+        }
+    }
+    streams
 }
 
 /// The sockets that the daemon will have, as seen from outside.

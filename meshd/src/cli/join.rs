@@ -14,6 +14,8 @@ use rand::rngs::StdRng;
 
 use super::Global;
 use super::init::{Place, check_config, write_config};
+use crate::config::Config;
+use crate::daemon::streams::Dialer;
 use crate::exit::Failure;
 use crate::founding::FIRST_EPOCH;
 use crate::join::client::{self, Keys};
@@ -25,7 +27,9 @@ use crate::state::{Home, Kind, PendingJoin, StateDir};
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Makes this node's keys, has them certified by the inviting node, and writes a configuration
-file. If it is interrupted, the same command goes on where it was.
+file. If it is interrupted, the same command goes on where it was. Where UDP is blocked it
+goes by TCP, if the invitation names a place for that; a `proxy` in the configuration file
+is used.
 
 Examples:
   meshd join 'meshd://home/...'
@@ -69,6 +73,8 @@ impl Args {
         }
         let config_path = global.config_path(state.path());
         check_config(&config_path, &self.place.choices(&[]))?;
+        let config = Config::load_or_default(&config_path)?;
+        let dialer = Dialer::new(&config.streams).context("TCP connections")?;
 
         let mut rng: StdRng = rand::make_rng();
         let pending = pending(&state, &invitation, now_s, &mut rng)?;
@@ -77,7 +83,7 @@ impl Args {
         let keys = Keys { identity: &identity, transport: &transport, epoch: &pending.epoch };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let patience = Duration::from_secs(self.timeout);
-        let joined = runtime.block_on(client::join(&invitation, &keys, patience, &mut rng));
+        let joined = runtime.block_on(client::join(&invitation, &keys, dialer, patience, &mut rng));
         // A name server that does not answer must not hold the program.
         runtime.shutdown_background();
         let welcome = joined?;

@@ -1,20 +1,16 @@
 //! `meshd keys`.
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::bail;
 
+use super::follow::{LOOK_EVERY, again};
 use super::{Global, expect_answer, plan};
 use crate::api::Request;
 use crate::api::client::{Client, Error};
 use crate::api::keys::Keys;
 use crate::output::{self, Style, units};
-
-/// How often a rotation under way is looked at.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(150);
-/// How long to wait for a daemon that went away in the middle of a rotation.
-const RESTART_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Arguments of `meshd keys`.
 #[derive(clap::Args, Debug)]
@@ -43,20 +39,20 @@ enum Verb {
         #[arg(long)]
         watch: bool,
     },
-    /// Call that plan off
+    /// Call off the plan that all members replace their keys
     Abort,
 }
 
 const ROTATE_HELP: &str = "\
-The new key is written to the disk, announced, and accepted beside the old one; when all members that can be reached
-have confirmed it, sessions are made anew with it, and the old key is refused and erased. Nodes that are away meanwhile
+The new key is written to the disk, announced, and accepted beside the old one; when all members that can be reached \
+have confirmed it, sessions are made anew with it, and the old key is refused and erased. Nodes that are away meanwhile \
 are told when they come back. Interrupting this command, the daemon, or the machine does no harm: the rotation goes on.
 
 Examples:
   meshd keys rotate
   meshd keys rotate --detach
   meshd keys rotate --compromised     # the old key was stolen
-  meshd keys rotate --all             # the whole mesh; waits for everybody, also for nodes that are away
+  meshd keys rotate --all             # the whole mesh; waits for nodes that are away, too
   meshd keys rotate --all --without laptop";
 
 /// Arguments of `meshd keys rotate`.
@@ -162,16 +158,4 @@ impl Rotate {
             std::thread::sleep(LOOK_EVERY);
         }
     }
-}
-
-/// Waits for a daemon that went away.
-pub(super) fn again(global: &Global, error: Error) -> anyhow::Result<Client> {
-    let until = Instant::now() + RESTART_PATIENCE;
-    while Instant::now() < until {
-        std::thread::sleep(LOOK_EVERY);
-        if let Ok(client) = global.client() {
-            return Ok(client);
-        }
-    }
-    Err(error.into())
 }

@@ -2,6 +2,9 @@
 
 mod authority;
 mod events;
+mod exit_node;
+mod failed;
+mod follow;
 mod graph;
 mod init;
 mod invite;
@@ -43,7 +46,7 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    cli.run().unwrap_or_else(|error| exit::report(&error))
+    cli.run().unwrap_or_else(|error| failed::report(&error))
 }
 
 /// A mesh VPN for self-managed clusters.
@@ -129,12 +132,17 @@ enum Verb {
     Authority(authority::Args),
     /// Show what happened to peers and paths lately
     Events(events::Args),
+    /// Reach the internet through another member
+    Exit(exit_node::Args),
     /// Print counters and measurements in the text format of Prometheus
     Metrics(metrics::Args),
     /// Draw the mesh: members, links, and the paths in use
     Graph(graph::Args),
     /// Bring up containers across the overlay: ZooKeeper, Mesos, Marathon, and what stands on them
     Stack(stack::Args),
+    /// The helper of `meshd up` that runs the configured hooks; not to be run by hand
+    #[command(hide = true, name = crate::hooks::queue::VERB)]
+    HookRunner,
     /// Build a small mesh in network namespaces on this machine and show it recover
     Demo(DemoArgs),
 }
@@ -156,9 +164,11 @@ impl Cli {
             Verb::Revoke(args) => args.run(global),
             Verb::Authority(args) => args.run(global),
             Verb::Events(args) => args.run(global),
+            Verb::Exit(args) => args.run(global),
             Verb::Metrics(args) => args.run(global),
             Verb::Graph(args) => args.run(global),
             Verb::Stack(args) => args.run(global),
+            Verb::HookRunner => crate::hooks::runner::run().map(|()| ExitCode::SUCCESS),
             Verb::Demo(args) => demo::run(&DemoArgs { json: global.json, ..args }),
         }
     }

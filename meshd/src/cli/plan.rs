@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 
-use super::keys::{LOOK_EVERY, again};
+use super::follow::{LOOK_EVERY, again};
 use super::{Global, expect_answer};
 use crate::api::Request;
 use crate::api::client::{Client, Error};

@@ -26,12 +26,12 @@ pub(super) struct Args {
 }
 
 const HELP: &str = "\
-A revocation is for good: the member's sessions end everywhere, nobody relays for it, and its certificates are refused,
+A revocation is for good: the member's sessions end everywhere, nobody relays for it, and its certificates are refused, \
 also by nodes that are away now. A machine that is to come back joins again, with a new invitation and new keys.
 
 Examples:
   meshd revoke laptop --reason stolen
-  meshd revoke issuer7 --reason stolen --since 2d    # and everything that it has issued in the last two days";
+  meshd revoke issuer7 --reason stolen --since 2d    # and what it has issued in two days";
 
 #[derive(clap::ValueEnum, Debug, Clone, Copy)]
 enum Reason {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::{Global, expect_answer};
-use crate::api::Request;
+use crate::api::{Peer, Request};
 use crate::output::{self, Style, units};
 
 /// Arguments of `meshd why`.
@@ -35,9 +35,23 @@ impl Args {
                 let since = units::span(decision.since_s as u64);
                 format!("path chosen {since} ago: {}; {again}\n", decision.reason)
             });
-            head + &decided + &output::candidates(&why.paths, Style::of_stdout())
+            head + &quantum(peer) + &decided + &output::candidates(&why.paths, Style::of_stdout())
         };
         output::print(&text)?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Whether the session is post-quantum, and why not.
+fn quantum(peer: &Peer) -> String {
+    let is = match peer.post_quantum.as_deref() {
+        Some("hybrid") => "yes (X25519 and ML-KEM-768)",
+        Some("pending") => "not yet, keys are being exchanged",
+        Some("off") => "no, `pq` is \"off\" here",
+        Some(_) => "no, `pq` is \"off\" there, or its meshd is too old",
+        None => return String::new(),
+    };
+    let withheld =
+        if peer.withheld { "; packets are withheld, because one of the two requires it" } else { "" };
+    format!("post-quantum: {is}{withheld}\n")
 }

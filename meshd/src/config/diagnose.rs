@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::de::{self, DeserializeOwned, Visitor};
 use toml::de::{DeTable, DeValue};
 
+use super::hooks::RawHooks;
 use super::raw::{EXAMPLES, Raw, RawPeer, RawSubnet};
 
 /// Everything that is wrong with one configuration file.
@@ -137,6 +138,9 @@ fn unknown_keys(table: &DeTable<'_>, findings: &mut Findings<'_>) {
             check_keys(item, keys, findings);
         }
     }
+    if let Some(hooks) = table.get("hooks").and_then(|value| value.get_ref().as_table()) {
+        check_keys(hooks, keys_of::<RawHooks>(), findings);
+    }
 }
 
 /// Adds a finding for each key of `table` that is not among `known`.
@@ -250,7 +254,11 @@ mod tests {
     fn a_key_like_no_other_gets_the_list() {
         let found = problems("zzz = 1\n");
         assert!(
-            found[0].instead.as_deref().unwrap().contains("interface, mtu, offload, suite, lanes, listen")
+            found[0]
+                .instead
+                .as_deref()
+                .unwrap()
+                .contains("interface, mtu, offload, suite, pq, lanes, listen")
         );
     }
 
@@ -273,7 +281,7 @@ mod tests {
 
     #[test]
     fn every_key_has_an_example_that_reads() {
-        for key in keys_of::<Raw>().iter().chain(keys_of::<RawSubnet>()) {
+        for key in keys_of::<Raw>().iter().chain(keys_of::<RawSubnet>()).chain(keys_of::<RawHooks>()) {
             assert!(example(key).is_some(), "{key}");
         }
         for (key, line) in EXAMPLES {

@@ -8,8 +8,8 @@ use proto::id::Name;
 use toml::Spanned;
 
 use super::diagnose::{Findings, example};
-use super::parse_prefix;
 use super::raw::RawPeer;
+use super::values::{choice, parse_prefix};
 
 /// Most peers that something is said about.
 const MAX_PEERS: usize = 256;
@@ -24,18 +24,8 @@ pub(super) fn resolve(raw: Vec<RawPeer>, findings: &mut Findings<'_>) -> BTreeMa
     }
     for peer in raw {
         let mut policy = PeerPolicy::default();
-        if let Some(path) = &peer.path {
-            match path.get_ref().as_str() {
-                "any" => policy.paths = Use::Any,
-                "direct" => policy.paths = Use::Direct,
-                "relay" => policy.paths = Use::Relay,
-                other => findings.add(
-                    path.span(),
-                    format!("`{other}` is no choice for `path`"),
-                    Some("write \"any\", \"direct\", or \"relay\"".into()),
-                ),
-            }
-        }
+        let paths = [("any", Use::Any), ("direct", Use::Direct), ("relay", Use::Relay)];
+        policy.paths = choice("path", peer.path.clone(), &paths, findings).unwrap_or(policy.paths);
         for item in bounded("via", peer.via.unwrap_or_default(), findings) {
             policy.via.extend(name(&item, "via", findings));
         }

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::HostPort;
 use super::diagnose::{Findings, example};
 use super::raw::Raw;
+use super::values::choice;
 
 /// Most addresses to listen on, of each kind.
 const MAX_LISTEN: usize = 8;
@@ -137,17 +138,8 @@ pub(super) fn resolve(raw: &mut Raw, findings: &mut Findings<'_>) -> Streams {
     if let Some(twice) = streams.listen_tls.iter().find(|address| streams.listen_tcp.contains(address)) {
         findings.add(0..0, format!("{twice} is in both `listen_tcp` and `listen_tls`"), None);
     }
-    if let Some(tcp) = raw.tcp.take() {
-        match tcp.get_ref().as_str() {
-            "auto" => {}
-            "off" => streams.dial = false,
-            other => findings.add(
-                tcp.span(),
-                format!("`{other}` is no choice for `tcp`"),
-                Some("write \"auto\" or \"off\"".into()),
-            ),
-        }
-    }
+    streams.dial =
+        choice("tcp", raw.tcp.take(), &[("auto", true), ("off", false)], findings).unwrap_or(streams.dial);
     match (raw.tls_certificate.take(), raw.tls_key.take()) {
         (None, None) => {}
         (Some(certificate), Some(key)) => {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use super::{Config, DEFAULT_PORT, HostPort, Subnet};
 
@@ -75,6 +77,12 @@ impl Choices {
             None,
             "\"auto\"".into(),
         );
+        line(
+            "off, prefer, or require: keys that a quantum computer will not find in recorded traffic.",
+            "pq",
+            None,
+            "\"prefer\"".into(),
+        );
         line("chacha20poly1305: no AES, whatever the CPU has.", "suite", None, "\"auto\"".into());
         line(
             "Queues and pairs of threads that carry packets; auto: one for two processors, at most 4.",
@@ -93,6 +101,41 @@ impl Choices {
     }
 }
 
+/// `text` with `key = value` outside of all tables: in the place of a line that has the key, or in front; without `value`
+/// the line goes.
+pub fn with_key(text: &str, key: &str, value: Option<&str>) -> String {
+    let mut outside = true;
+    let mut lines: Vec<String> = Vec::new();
+    let mut wanted = value.map(|value| format!("{key} = {value}"));
+    for line in text.lines() {
+        let trimmed = line.trim_start();
+        outside &= !trimmed.starts_with('[');
+        let rest = trimmed.strip_prefix(key).map(str::trim_start);
+        if outside && rest.is_some_and(|rest| rest.starts_with('=')) {
+            lines.extend(wanted.take());
+        } else {
+            lines.push(line.to_owned());
+        }
+    }
+    let first = wanted.map(|line| line + "\n").unwrap_or_default();
+    first + &lines.into_iter().map(|line| line + "\n").collect::<String>()
+}
+
+/// Puts `text` in the place of the file at `path`, at once, with the same mode and owner.
+///
+/// # Errors
+/// What the system says.
+pub fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let new = path.with_extension("toml.new");
+    std::fs::write(&new, text)?;
+    if let Ok(old) = std::fs::metadata(path) {
+        std::fs::set_permissions(&new, old.permissions())?;
+        std::os::unix::fs::chown(&new, Some(old.uid()), Some(old.gid()))?;
+    }
+    std::fs::File::open(&new)?.sync_all()?;
+    std::fs::rename(&new, path)
+}
+
 fn quoted<T: ToString>(items: &[T]) -> String {
     // Addresses and host names need no escapes.
     let items: Vec<String> = items.iter().map(|item| format!("\"{}\"", item.to_string())).collect();
@@ -109,9 +152,31 @@ fn subnet_list(subnets: &[Subnet]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
+
+    #[test]
+    fn a_key_is_set_replaced_and_taken_out_and_the_rest_stays() {
+        let text = "# mine\nrelay = true\n[hooks]\nexit_node = 3\n";
+        let set = with_key(text, "exit_node", Some("\"gw\""));
+        assert_eq!(set, format!("exit_node = \"gw\"\n{text}"));
+        let other = with_key(&set, "exit_node", Some("\"gw2\""));
+        assert_eq!(other, format!("exit_node = \"gw2\"\n{text}"));
+        assert_eq!(with_key(&other, "exit_node", None), text);
+        assert_eq!(with_key("exit = true\n", "exit_node", None), "exit = true\n");
+    }
+
+    #[test]
+    fn a_file_is_replaced_with_its_mode() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("meshd.toml");
+        std::fs::write(&path, "a").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        replace(&path, "b").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "b");
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn what_is_written_reads_back() {

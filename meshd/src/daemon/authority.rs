@@ -16,7 +16,7 @@ use proto::id::IdentityKey;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::calls::find;
+use super::calls::find_all;
 use super::service::Service;
 use crate::api::Answer;
 use crate::api::authority::{Authority, Generation, Issuer, Member, Rollover, Root};
@@ -101,7 +101,7 @@ fn issuers(node: &Node, now: Now) -> Vec<Issuer> {
         .filter(|(_, known)| known.certificate().body().roles.contains(Roles::ISSUER))
         .map(|(id, known)| {
             let body = known.certificate().body();
-            let limits = body.constraints.as_ref();
+            let limits = body.constraints.as_deref();
             let by_it = |other: &meshnet::membership::Member| {
                 matches!(other.certificate().body().issuer, IssuerId::Member(by, _) if by == id)
             };
@@ -158,15 +158,10 @@ impl Service {
 
     /// Begins to replace the authority's key, or goes on with other limits.
     pub(super) fn rotate_authority(&mut self, now: Now, patience_s: u64, without: &[String]) -> Answer {
-        let mut members = Vec::new();
-        for name in without {
-            match find(&self.parts.node, now, name) {
-                Some(member) => members.push(member),
-                None => {
-                    return refuse(exit::FAILED, format!("no member has the name, address, or id {name}"));
-                }
-            }
-        }
+        let members = match find_all(&self.parts.node, now, without) {
+            Ok(members) => members,
+            Err(refusal) => return *refusal,
+        };
         if members.len() > MAX_WITHOUT {
             return refuse(exit::FAILED, format!("it can go on without {MAX_WITHOUT} members at most"));
         }
@@ -209,7 +204,10 @@ impl Service {
         if threshold > 1 {
             return Err(Box::new(refuse(
                 exit::FAILED,
-                format!("{threshold} roots have to sign the next trust bundle, and one of them is here"),
+                format!(
+                    "{threshold} roots have to sign the next trust bundle, and one of them is here; the recovery key can \
+                     replace them all (meshd authority recover)"
+                ),
             )));
         }
         Ok(Pending {
@@ -225,7 +223,7 @@ impl Service {
     /// Calls the roll-over off: the old root stays, and the new one goes.
     pub(super) fn abort_authority(&mut self, now: Now) -> Answer {
         let Some(pending) = &self.driver.pending else {
-            return refuse(exit::FAILED, "no roll-over is under way at this node");
+            return refuse(exit::NOTHING, "no replacement of the authority's key is under way at this node");
         };
         let old = self.stored_authority();
         let (Some(leaving), Some(old)) = (pending.leaving, old) else {

@@ -49,7 +49,11 @@ impl Service {
                 return self.ping(now, &peer, Duration::from_millis(timeout_ms.into()), call.reply);
             }
             Request::Identify { address } => identify(node, now, address),
-            Request::Reachability => Answer::Reachability { endpoints: reachability(node) },
+            Request::Reachability => Answer::Reachability {
+                endpoints: reachability(node, |kind| !kind.is_stream()),
+                tcp: reachability(node, |kind| kind == CandidateKind::Tcp),
+                tls: reachability(node, |kind| kind == CandidateKind::Tls),
+            },
             Request::Keys => Answer::Keys(Box::new(trust::keys(node, now))),
             Request::RotateKeys { stolen } => self.rotate_keys(now, stolen),
             Request::PlanKeys { without } => self.plan_keys(now, &without),
@@ -85,7 +89,17 @@ impl Service {
             offload: parts.network.offload().0.to_string(),
             offload_reason: parts.network.offload().1.to_string(),
         };
+        let (exits, chosen) = (parts.node.exits(now), parts.config.exit_node.as_ref());
+        let member = chosen.and_then(|name| parts.node.member_named(now, name));
+        status.exit = crate::api::view::Exit {
+            offered: parts.node.is_exit(now),
+            used: chosen.map(ToString::to_string),
+            reachable: exits.iter().any(|exit| exit.used)
+                && member.is_some_and(|member| parts.node.is_reachable(member)),
+            offered_by: exits.iter().map(|exit| exit.name.to_string()).collect(),
+        };
         status.sandbox = parts.sandbox.view();
+        status.port_mapping = parts.port_map.state();
         status.lanes = show::lanes(&parts.lanes, &parts.lanes_reason);
         let streams = parts.lanes.streams();
         status.tcp = crate::api::view::Tcp {
@@ -93,6 +107,18 @@ impl Service {
             counters: streams.counted().into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
         };
         status.warnings.extend(parts.forwarding.warning(&parts.config));
+        if let Some(hooks) = &parts.hooks {
+            let [_, _, (_, dropped)] = hooks.counted();
+            if hooks.is_gone() {
+                status
+                    .warnings
+                    .push("the helper that runs the commands in [hooks] has ended: restart meshd".into());
+            } else if dropped > 0 {
+                let what =
+                    format!("commands in [hooks] were not run for {dropped} events: they are too slow");
+                status.warnings.push(what);
+            }
+        }
         if parts.store.is_failing() {
             status
                 .warnings
@@ -101,6 +127,9 @@ impl Service {
         let handshakes = parts.node.handshake_stats();
         status.handshakes = show::handshakes(&handshakes);
         status.drops = parts.lanes.losses();
+        let hooks = parts.hooks.iter().flat_map(|hooks| hooks.counted());
+        let lost = hooks.filter(|(name, _)| *name != "hooks_run");
+        status.drops.extend(lost.map(|(name, count)| (name.to_owned(), count)));
         status.drops.extend(show::drops(&parts.node.stats(), &handshakes));
         status
     }
@@ -174,6 +203,11 @@ pub(super) fn find(node: &Node, now: Now, text: &str) -> Option<MemberId> {
     by_name.or_else(by_address).or_else(by_id)
 }
 
+/// The members that are named so.
+pub(super) fn find_all(node: &Node, now: Now, names: &[String]) -> Result<Vec<MemberId>, Box<Answer>> {
+    names.iter().map(|name| find(node, now, name).ok_or_else(|| Box::new(unknown(name)))).collect()
+}
+
 /// The member whose certificate has this address.
 fn identify(node: &Node, now: Now, address: IpAddr) -> Answer {
     let member = node.member_at(now, &address).and_then(|member| node.membership().get(member));
@@ -194,12 +228,11 @@ fn unknown(peer: &str) -> Answer {
 
 /// Where a newcomer can ask for this node: at its own endpoints, and at relays that pass questions on. In turn one of
 /// each, the best first, so that a few from the top serve newcomers wherever they are.
-fn reachability(node: &Node) -> Vec<String> {
+fn reachability(node: &Node, wanted: impl Fn(CandidateKind) -> bool) -> Vec<String> {
     let candidates = |member| {
-        let record = node.lsdb().get(member).map(|entry| entry.record());
-        let mut candidates = record.map(|record| record.candidates.clone()).unwrap_or_default();
-        // Whoever asks to join does so by UDP.
-        candidates.retain(|candidate| !candidate.kind.is_stream());
+        let record = node.lsdb().get(member).map(|entry| entry.view());
+        let mut candidates = record.map(|record| record.candidates()).unwrap_or_default();
+        candidates.retain(|candidate| wanted(candidate.kind));
         // What was configured or seen from outside serves more newcomers than addresses of a LAN.
         candidates.sort_by_key(|candidate| match candidate.kind {
             CandidateKind::Configured => 0,
@@ -209,7 +242,7 @@ fn reachability(node: &Node) -> Vec<String> {
         });
         candidates.into_iter().map(|candidate| candidate.endpoint).collect::<Vec<SocketAddr>>()
     };
-    let relays = node.lsdb().iter().filter(|(_, entry)| entry.record().relays).map(|(member, _)| member);
+    let relays = node.lsdb().iter().filter(|(_, entry)| entry.view().relays()).map(|(member, _)| member);
     let others = relays.filter(|member| *member != node.member()).take(MAX_RELAYS);
     let lists: Vec<Vec<SocketAddr>> = std::iter::once(node.member()).chain(others).map(candidates).collect();
     in_turn(&lists).into_iter().map(|endpoint| endpoint.to_string()).collect()

@@ -1,15 +1,16 @@
 //! The mesh as this node knows it, to be drawn.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use meshnet::node::Node;
+use meshnet::route::Graph as Links;
 use meshnet::time::Now;
 use proto::id::MemberId;
 
 use super::show;
 use crate::api::view::{Graph, GraphLink, GraphNode, GraphPath};
 
-/// Members, links that both ends announce, and the paths that this node's traffic takes.
+/// Members, links that count, and the paths that this node's traffic takes.
 pub(super) fn graph(node: &Node, now: Now) -> Graph {
     let view = node.view(now);
     let mut nodes = vec![GraphNode {
@@ -32,19 +33,18 @@ pub(super) fn graph(node: &Node, now: Now) -> Graph {
 }
 
 fn links(node: &Node, now: Now) -> Vec<GraphLink> {
-    let mut announced: BTreeMap<(MemberId, MemberId), u32> = BTreeMap::new();
+    let mut announced = Links::new();
+    let mut pairs = BTreeSet::new();
     for (member, entry) in node.lsdb().live(now.mono) {
-        for link in &entry.record().links {
-            announced.insert((member, link.member), link.cost_us);
-        }
+        let links = entry.view().links().map(|link| (link.member, link.cost_us));
+        pairs.extend(links.clone().map(|(other, _)| (member.min(other), member.max(other))));
+        announced.announce(member, entry.view().relays(), links);
     }
     let name = |member: &MemberId| node.membership().get(*member).map(|known| known.name().to_string());
-    let mut links: Vec<GraphLink> = announced
+    let mut links: Vec<GraphLink> = pairs
         .iter()
-        .filter(|((a, b), _)| a < b)
-        .filter_map(|((a, b), cost_us)| {
-            let back_us = announced.get(&(*b, *a))?;
-            let rtt_ms = f64::from(*cost_us.max(back_us)) / 1000.0;
+        .filter_map(|(a, b)| {
+            let rtt_ms = f64::from(announced.link(*a, *b)?) / 1000.0;
             Some(GraphLink { a: name(a)?, b: name(b)?, rtt_ms })
         })
         .collect();

@@ -10,8 +10,11 @@
 //! | `service` | the loop |
 //! | `authority` | the authority over the control socket, and replacing it |
 //! | `calls` | answers requests from the control socket |
+//! | `clocks` | notices that the machine slept, or that its clock was set |
 //! | `show` | the node's state as the control socket shows it |
+//! | `discovery` | tells the LAN who is here, and hears others |
 //! | `history` | what happened to the peers lately |
+//! | `hooked` | what happened, for the commands in `[hooks]` |
 //! | `graph` | members, links, and paths, to be drawn |
 //! | `network` | the device's addresses and routes, the machine's own addresses |
 //! | `store` | writes the cache and the timestamp floor, on a thread of its own |
@@ -19,21 +22,26 @@
 //! | [`dns`] | keeps the configured endpoints' addresses up to date |
 //! | [`lanes`] | the data plane's threads |
 //! | `streams` | datagrams over TCP, on a thread of its own |
+//! | `portmap` | asks the gateway for a port |
 //! | [`notify`] | tells systemd |
 
 mod authority;
 mod calls;
+mod clocks;
+mod discovery;
 pub mod dns;
 mod graph;
 mod history;
+mod hooked;
 pub mod lanes;
 mod network;
 pub mod notify;
+mod portmap;
 mod service;
 mod show;
 mod start;
 mod store;
-mod streams;
+pub(crate) mod streams;
 mod trust;
 
 use std::path::PathBuf;

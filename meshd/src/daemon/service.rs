@@ -1,16 +1,17 @@
 //! The daemon's loop.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
 use arc_swap::ArcSwap;
 use meshnet::dataplane::Snapshot;
-use meshnet::io::clock;
 use meshnet::io::netlink::Watch;
 use meshnet::io::udp::{FaultKind, Sent};
+use meshnet::io::{clock, heap};
 use meshnet::membership::Membership;
-use meshnet::node::{Event, JoinOrigin, Node, Route};
+use meshnet::node::{Event, JoinOrigin, Node, Route, Settings};
 use meshnet::time::{Mono, Now};
 use proto::bundle::SignedBundle;
 use proto::id::MemberId;
@@ -22,16 +23,20 @@ use tracing::{debug, error, info, warn};
 
 use super::authority::Driver;
 use super::calls::Pings;
+use super::clocks::{Clocks, Noticed};
+use super::discovery::Discovery;
 use super::dns::Resolver;
 use super::history::{self, History, PathChange};
 use super::lanes::{Lanes, Report};
 use super::network::{Forwarding, Listening, Network};
+use super::portmap::PortMap;
 use super::store::{Saved, Store};
 use super::streams::Streams;
 use super::{Options, notify};
 use crate::api::server::{Call, Unlink};
 use crate::api::view::HappeningKind;
 use crate::config::{self, Config};
+use crate::hooks::{self, Happened, On};
 use crate::join::server::{Mesh, Server as JoinServer};
 use crate::log;
 use crate::sandbox;
@@ -40,10 +45,17 @@ use crate::state::{Home, Kind, Lock};
 
 /// Reports taken from the data plane in one go.
 const BATCH: usize = 64;
+/// When the heap is tidied first: what reading the cache and the first routes took is free by then.
+const TIDY_FIRST: Duration = Duration::from_secs(30);
+/// How often it is tidied after that.
+const TIDY_EVERY: Duration = Duration::from_secs(600);
 /// How long to wait after a change of the machine's network: changes come in flocks.
 const NETWORK_SETTLE: Duration = Duration::from_millis(200);
 /// Time that leaving may take, of the 2 seconds that it has.
 const GOODBYE: Duration = Duration::from_millis(1_500);
+
+/// Time that the commands in `[hooks]` have beyond that when the daemon ends; systemd gives 10 seconds in all.
+const LAST_COMMANDS: Duration = Duration::from_secs(6);
 
 /// What a service is made of.
 pub(super) struct Parts {
@@ -60,6 +72,8 @@ pub(super) struct Parts {
     pub(super) resolver: Resolver,
     pub(super) forwarding: Forwarding,
     pub(super) sandbox: sandbox::Report,
+    pub(super) discovery: Discovery,
+    pub(super) port_map: PortMap,
     pub(super) listening: Listening,
     /// The thread of TCP connections; it ends with this.
     pub(super) streams: Option<Streams>,
@@ -68,6 +82,8 @@ pub(super) struct Parts {
     pub(super) join: JoinServer,
     pub(super) store: Store,
     pub(super) saved: mpsc::Receiver<Saved>,
+    /// Runs the configured commands, where there are any.
+    pub(super) hooks: Option<hooks::Queue>,
     pub(super) rng: StdRng,
     pub(super) _unlink: Unlink,
     pub(super) _lock: Lock,
@@ -82,8 +98,8 @@ pub(super) struct Service {
     pub(super) driver: Driver,
     /// Routes that the kernel has not got yet.
     routes: Option<Vec<Route>>,
-    /// The last request to send again that the sending threads were woken for.
-    resent: u64,
+    /// What was asked of the sending threads last, once for each number.
+    asked: u64,
 }
 
 /// What woke the loop.
@@ -93,10 +109,13 @@ enum Wake {
     Network,
     NetworkSettled,
     Endpoints,
+    Lan(SocketAddr, Vec<u8>),
     Saved(Saved),
     Reload,
     End(&'static str),
     Timer,
+    Clock,
+    Tidy,
     Alive,
 }
 
@@ -109,7 +128,7 @@ impl Service {
             history: History::default(),
             driver,
             routes: None,
-            resent: 0,
+            asked: 0,
         }
     }
 
@@ -118,10 +137,13 @@ impl Service {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
+        self.hook(On::Up, Happened::default);
         let mut batch = Vec::with_capacity(BATCH);
         let mut network_due: Option<Instant> = None;
         let watchdog = notify::watchdog_interval();
         let mut alive_at = watchdog.map(|_| Instant::now());
+        let mut clocks = Clocks::new();
+        let mut tidy_at = Instant::now() + TIDY_FIRST;
         loop {
             self.carry_out().await;
             let timer = self.next_timer();
@@ -131,8 +153,10 @@ impl Service {
                 _ = terminate.recv() => Wake::End("terminated"),
                 _ = interrupt.recv() => Wake::End("interrupted"),
                 _ = hangup.recv() => Wake::Reload,
+                () = clocks.changed() => Wake::Clock,
                 () = at(alive_at) => Wake::Alive,
                 () = at(network_due) => Wake::NetworkSettled,
+                () = at(Some(tidy_at)) => Wake::Tidy,
                 () = tokio::time::sleep_until(timer) => Wake::Timer,
                 Some(call) = self.parts.calls.recv() => Wake::Call(call),
                 changes = self.parts.watch.changed() => {
@@ -142,10 +166,16 @@ impl Service {
                     Wake::Network
                 }
                 _ = self.parts.resolver.changed() => Wake::Endpoints,
+                () = self.parts.port_map.changed() => Wake::Endpoints,
                 Some(saved) = self.parts.saved.recv() => Wake::Saved(saved),
                 count = self.parts.reports.recv_many(&mut batch, BATCH) => Wake::Reports(count),
+                (from, bytes) = self.parts.discovery.receive() => Wake::Lan(from, bytes),
             };
+            for noticed in clocks.look(timer.elapsed()) {
+                self.notice(noticed).await;
+            }
             match wake {
+                Wake::Clock => {}
                 Wake::Reports(0) => bail!("the data plane has ended"),
                 Wake::Reports(_) => {
                     for report in batch.drain(..) {
@@ -163,6 +193,10 @@ impl Service {
                     self.apply_settings().await;
                 }
                 Wake::Endpoints => self.apply_settings().await,
+                Wake::Lan(from, bytes) => {
+                    self.parts.discovery.count();
+                    self.parts.node.handle_lan(clock::now(), from, &bytes);
+                }
                 Wake::Saved(saved) => self.take_saved(saved),
                 Wake::Reload => {
                     notify::reloading();
@@ -176,6 +210,10 @@ impl Service {
                     return self.leave(terminate, interrupt).await;
                 }
                 Wake::Timer => self.take_timer().await,
+                Wake::Tidy => {
+                    heap::trim();
+                    tidy_at = Instant::now() + TIDY_EVERY;
+                }
                 Wake::Alive => {
                     notify::alive();
                     alive_at = watchdog.map(|interval| Instant::now() + interval);
@@ -252,9 +290,9 @@ impl Service {
     fn take_event(&mut self, now: Now, event: Event) {
         match event {
             Event::Snapshot(snapshot) => {
-                let resend = snapshot.resend.number;
+                let asked = snapshot.resend.number + snapshot.narrowed.number;
                 self.parts.snapshot.store(snapshot);
-                if resend > std::mem::replace(&mut self.resent, resend) {
+                if asked > std::mem::replace(&mut self.asked, asked) {
                     self.parts.lanes.wake_senders();
                 }
             }
@@ -286,9 +324,9 @@ impl Service {
             }
             Event::Renew { member } => self.renew(now, member),
             Event::CertificateChanged => self.save_certificate(),
-            Event::CertificateEnds { seconds_left } if seconds_left < 0 => error!(
-                "this node's certificate has ended, and no member could renew it yet; it is honoured for 14 days in all"
-            ),
+            Event::CertificateEnds { seconds_left } if seconds_left < 0 => {
+                error!("{}", super::show::ended(seconds_left.unsigned_abs()));
+            }
             Event::CertificateEnds { seconds_left } => warn!(
                 days_left = seconds_left / 86_400,
                 "this node's certificate ends, and no member could renew it yet"
@@ -312,7 +350,23 @@ impl Service {
                 info!(peer = %name, %member, "disconnected");
                 self.history.session(now, &name, HappeningKind::Disconnected);
             }
+            Event::NodeUp { member, name } => {
+                let remote = self.parts.node.endpoint_of(member);
+                self.hook(On::NodeUp, || Happened { remote, ..super::hooked::member(&name) });
+            }
+            Event::NodeDown { name, .. } => self.hook(On::NodeDown, || super::hooked::member(&name)),
+            Event::SubnetUp { member, name, prefix, weight } => {
+                let remote = self.parts.node.endpoint_of(member);
+                let happened = || Happened { remote, ..super::hooked::subnet(&name, prefix, weight) };
+                self.hook(On::SubnetUp, happened);
+            }
+            Event::SubnetDown { name, prefix, weight, .. } => {
+                self.hook(On::SubnetDown, || super::hooked::subnet(&name, prefix, weight));
+            }
             Event::PathChanged { name, path, before, reason, .. } => {
+                let membership = self.parts.node.membership();
+                let happened = super::hooked::path(membership, &name, path, before);
+                self.hook(On::PathChange, || happened);
                 let membership = self.parts.node.membership();
                 let word = |path| history::describe(path, |relay| super::show::name_of(membership, relay));
                 let (from, to) = (before.map(word), path.map(word));
@@ -320,11 +374,36 @@ impl Service {
                 let reason = super::show::change(reason);
                 self.history.path(now, &name, PathChange { from, to, reason });
             }
+            Event::Announce(announcement) => self.parts.discovery.announce(&announcement),
             Event::Join { origin, bytes } => self.take_join(now, origin, &bytes),
             Event::Pong { id, rtt_us, .. } => {
                 let node = &self.parts.node;
                 self.pings.answer(id, rtt_us, |member| super::show::path_to(node, now, member));
             }
+        }
+    }
+
+    /// The machine slept, or its clock was set.
+    async fn notice(&mut self, noticed: Noticed) {
+        match noticed {
+            Noticed::Slept(span) => {
+                info!(seconds = span.as_secs_f64(), "awake again: all paths are looked at");
+                // Where this machine is now decides what is announced; before anything that was due meanwhile.
+                self.apply_settings().await;
+                self.parts.node.handle_wake(clock::now(), span);
+            }
+            Noticed::Jumped(by_ms) => {
+                warn!(by_ms, "the wall clock was set: certificates are judged anew");
+                self.parts.node.handle_clock_change(clock::now());
+            }
+        }
+        self.drain(clock::now());
+    }
+
+    /// Has the configured command run, if there is one.
+    fn hook(&mut self, on: On, happened: impl FnOnce() -> Happened) {
+        if let Some(hooks) = &mut self.parts.hooks {
+            hooks.tell(on, happened());
         }
     }
 
@@ -352,8 +431,14 @@ impl Service {
     pub(super) async fn apply_settings(&mut self) {
         let parts = &mut self.parts;
         let addresses = parts.network.local_addresses().await;
-        let settings =
-            parts.network.settings(&parts.config, parts.resolver.addresses(), addresses, &parts.listening);
+        parts.network.set_exit(parts.config.exit_node.is_some()).await;
+        parts.network.set_rules(&addresses).await;
+        parts.discovery.update(parts.config.lan_discovery, parts.network.name());
+        parts.port_map.set(parts.network.port_to_map(&parts.config, &parts.listening).await);
+        let settings = Settings {
+            mapped: parts.port_map.state().endpoint,
+            ..parts.network.settings(&parts.config, parts.resolver.addresses(), addresses, &parts.listening)
+        };
         parts.node.handle_settings(clock::now(), settings);
     }
 
@@ -377,7 +462,12 @@ impl Service {
             streams: parts.config.streams.clone(),
             fwmark: parts.config.fwmark,
             route_table: parts.config.route_table,
+            route_metric: parts.config.route_metric,
+            rule_priority: parts.config.rule_priority,
+            exit: parts.config.exit,
+            exit_nat: parts.config.exit_nat,
             engine: parts.config.engine.clone(),
+            hooks: parts.config.hooks.clone(),
             sandbox: parts.config.sandbox,
             ..new
         };
@@ -408,7 +498,7 @@ impl Service {
             let cache = self.parts.node.export_cache();
             self.parts.store.save(cache);
             self.parts.store.finish().await;
-            self.parts.network.tear_down().await;
+            self.parts.port_map.finish().await;
         };
         tokio::select! {
             done = tokio::time::timeout(GOODBYE, goodbye) => if done.is_err() {
@@ -416,6 +506,17 @@ impl Service {
             },
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+        }
+        self.hook(On::Down, Happened::default);
+        if let Some(hooks) = &mut self.parts.hooks {
+            tokio::select! {
+                () = hooks.finish(LAST_COMMANDS) => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        if tokio::time::timeout(GOODBYE, self.parts.network.tear_down()).await.is_err() {
+            warn!("the routes are left to the end of the device");
         }
         drop(self.parts.streams);
         let panicked = self.parts.lanes.stop();
@@ -449,10 +550,10 @@ impl Mesh for Facts<'_> {
     fn objects(&self) -> Vec<Vec<u8>> {
         let own = self.node.member();
         let rank = |member: &MemberId| {
-            let record = self.node.lsdb().get(*member).map(|entry| entry.record());
+            let record = self.node.lsdb().get(*member).map(|entry| entry.view());
             match (*member == own, record) {
                 (true, _) => 0,
-                (false, Some(record)) if record.relays => 1,
+                (false, Some(record)) if record.relays() => 1,
                 (false, Some(_)) => 2,
                 (false, None) => 3,
             }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use meshnet::dataplane::inner_mtu;
-use meshnet::membership::Membership;
+use meshnet::membership::{GRACE_S, Membership};
 use meshnet::node::{Node, NodeStats, PeerState as State, PeerView, Warning};
-use meshnet::path::{Change, PathId, PathView, Standing};
+use meshnet::path::{Change, Origin, PathId, PathView, Standing, Toll};
 use meshnet::session::{DropReason, HandshakeStats};
 use meshnet::time::Now;
+use proto::endpoint::CandidateKind;
 use proto::id::MemberId;
 
 use super::lanes;
@@ -46,6 +47,8 @@ pub(super) fn status(node: &Node, now: Now) -> Status {
             offload_reason: String::new(),
         },
         tcp: Default::default(),
+        port_mapping: Default::default(),
+        exit: Default::default(),
         lanes: Lanes::default(),
         sandbox: Default::default(),
         peers: view.peers.iter().map(|view| peer(node, view)).collect(),
@@ -109,6 +112,7 @@ pub(super) fn change(reason: Change) -> String {
         Change::First => "the first that worked".into(),
         Change::Died => "the one before died".into(),
         Change::Doubted => "the one before left probes unanswered".into(),
+        Change::Barren => "the one before answered probes, but did not deliver what was sent".into(),
         Change::Kind => "it needs no relay, or stays inside the LAN".into(),
         Change::Better(by_us) => format!("better by {}", units::milliseconds(by_us as f64 / 1000.0)),
         Change::Forbidden => "the one before may not be used any more".into(),
@@ -149,6 +153,10 @@ fn carried(counters: &lanes::Counters) -> Carried {
 pub(super) fn handshakes(stats: &HandshakeStats) -> BTreeMap<String, u64> {
     let counters = [
         ("inits_sent", stats.inits_sent),
+        ("hybrid", stats.hybrid),
+        ("kem_keys_sent", stats.kem_keys_sent),
+        ("kem_answers_sent", stats.kem_answers_sent),
+        ("kem_refused", stats.kem_refused),
         ("inits_opened", stats.inits_opened),
         ("inits_accepted", stats.inits_accepted),
         ("duplicates", stats.duplicates),
@@ -207,12 +215,15 @@ pub(super) fn peer(node: &Node, view: &PeerView) -> Peer {
             State::Connecting => PeerState::Connecting,
             State::Idle => PeerState::Idle,
             State::Unreachable => PeerState::Unreachable,
+            State::Expired => PeerState::Expired,
         },
         path,
         rx_bytes: view.rx_bytes,
         tx_bytes: view.tx_bytes,
         last_handshake_s: view.last_handshake.map(|age| age.as_secs()),
         key_epoch: view.key_epoch.map(|epoch| epoch.0),
+        post_quantum: view.quantum.map(|quantum| quantum.word().to_owned()),
+        withheld: view.withheld,
         version: view.version.clone(),
         subnets: view.subnets.iter().map(|(prefix, _)| *prefix).collect(),
         paths: view.paths.iter().filter_map(|path| traffic(node, path)).collect(),
@@ -246,6 +257,7 @@ fn candidate(
         kind,
         remote,
         via,
+        source: source(path).into(),
         used: path.standing == Standing::Chosen,
         rtt_ms: quality.and_then(|quality| milliseconds(quality.rtt())),
         jitter_ms: quality.and_then(|quality| milliseconds(quality.jitter())),
@@ -256,11 +268,27 @@ fn candidate(
             .then(|| (path.next_probe.since(now.mono).as_secs_f64() * 1e3).round()),
         tx_bytes: path.tx_bytes,
         rx_bytes: path.rx_bytes,
-        reason: reason(path, chosen),
+        reason: reason(now, path, chosen),
     }
 }
 
-fn reason(path: &PathView, chosen: Option<&PathView>) -> String {
+/// How a path became known, in words.
+fn source(path: &PathView) -> &'static str {
+    match path.origin {
+        _ if path.on_lan => "announced on the LAN",
+        Origin::Heard | Origin::Lan => "heard from there",
+        Origin::Announced(CandidateKind::Configured) => "its configured endpoint",
+        Origin::Announced(CandidateKind::Interface) => "an address of its interfaces",
+        Origin::Announced(CandidateKind::Reflexive) => "where others see it",
+        Origin::Announced(CandidateKind::Mapped) => "mapped by its gateway",
+        Origin::Announced(CandidateKind::Tcp) => "its TCP listener",
+        Origin::Announced(CandidateKind::Tls) => "its TLS listener",
+        Origin::Relay => "a relay of both",
+        Origin::Predicted => "a port that its NAT may give",
+    }
+}
+
+fn reason(now: Now, path: &PathView, chosen: Option<&PathView>) -> String {
     let behind = || match (path.score_us, chosen.and_then(|chosen| chosen.score_us)) {
         (Some(own), Some(best)) if own > best => {
             format!("scores {} worse than the one in use", units::milliseconds((own - best) as f64 / 1000.0))
@@ -268,15 +296,26 @@ fn reason(path: &PathView, chosen: Option<&PathView>) -> String {
         (Some(_), Some(_)) => "scores better, but not by enough or for long enough to change over".into(),
         _ => "not measured yet".into(),
     };
-    match path.standing {
+    let standing = match path.standing {
         Standing::Chosen => "in use: the best score".into(),
+        Standing::Shares => "carries a share of the flows: about as good as the one in use".into(),
         Standing::Warm => format!("kept warm as the next one: {}", behind()),
         Standing::Worse => behind(),
         Standing::Suspect => format!("in doubt: {} probes without answer", path.misses),
+        Standing::Barren => "it answers probes, but what was sent over it did not arrive".into(),
         Standing::Dead => format!("dead: it worked once, but {} probes got no answer", path.misses),
         Standing::Unproven => "no probe has ever been answered".into(),
         Standing::Forbidden => "not to be used: the configuration says so".into(),
-    }
+    };
+    let Toll { load, leaves } = path.toll;
+    let busy = (load > 0).then(|| format!("its relay says that it is busy ({load}/8)"));
+    let leaves = leaves.then(|| "its relay is outside the datacentre that both are in".to_owned());
+    let shown = matches!(path.standing, Standing::Warm | Standing::Worse);
+    let rests = path.rests_until.filter(|_| shown).map(|until| {
+        let seconds = until.since(now.mono).as_secs().max(1);
+        format!("it was given up lately, and is not taken again for {seconds} s while others work")
+    });
+    [Some(standing), busy, leaves, rests].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 fn warning(warning: &Warning) -> String {
@@ -291,10 +330,11 @@ fn warning(warning: &Warning) -> String {
             format!("{loser} and {holder} are certified for the same name; {holder} has it")
         }
         Warning::CertificateEnds { seconds_left } => match u64::try_from(*seconds_left) {
-            Ok(left) => format!("this node's certificate ends in {}", units::span(left)),
-            Err(_) => {
-                format!("this node's certificate ended {} ago", units::span(seconds_left.unsigned_abs()))
-            }
+            Ok(left) => format!(
+                "this node's certificate ends in {}, and nobody could renew it: bring back an issuer or the authority's key",
+                units::span(left)
+            ),
+            Err(_) => ended(seconds_left.unsigned_abs()),
         },
         Warning::SubnetNotCertified(prefix) => {
             format!("{prefix} is configured, but this node's certificate does not allow to announce it")
@@ -305,7 +345,38 @@ fn warning(warning: &Warning) -> String {
         Warning::NoSuchMember(name) => {
             format!("the configuration says something about paths to or through {name}, which is no member")
         }
+        Warning::NotPostQuantum { peer, required_here: true } => format!(
+            "packets to and from {peer} are withheld: `pq` is \"require\" here, and off at {peer} or unknown to its meshd"
+        ),
+        Warning::NotPostQuantum { peer, required_here: false } => format!(
+            "packets to and from {peer} are withheld: it requires post-quantum sessions, and `pq` is \"off\" here"
+        ),
+        Warning::NoExitRole => {
+            "exit = true is configured, but this node's certificate lacks the role: it takes nobody to the internet".into()
+        }
+        Warning::NoSuchExit(name) => format!(
+            "{name} is to be the way to the internet, but is no member that offers it: nothing gets out (`meshd exit`)"
+        ),
+        Warning::Revoked => "this node was revoked, and is no member of the mesh any more: to come back it joins again, with a \
+             new invitation and an empty state directory"
+            .into(),
         Warning::Alone => "no other member can be reached".into(),
+    }
+}
+
+/// What follows from the end of the own certificate, so many seconds ago.
+pub(super) fn ended(ago_s: u64) -> String {
+    let ago = units::span(ago_s);
+    match GRACE_S.checked_sub(ago_s) {
+        Some(left) => format!(
+            "this node's certificate ended {ago} ago, and the others take this node for a member for {} more: bring back an \
+             issuer or the authority's key",
+            units::span(left)
+        ),
+        None => format!(
+            "this node's certificate ended {ago} ago, and so it is no member of the mesh any more: to come back it joins \
+             again, with a new invitation and an empty state directory"
+        ),
     }
 }
 
@@ -327,11 +398,18 @@ mod tests {
                 Warning::Clash { loser: name("b"), holder: name("a"), over: Some(address) },
                 "10.9.0.1; a has it",
             ),
-            (Warning::CertificateEnds { seconds_left: 7_200 }, "ends in 2 h"),
-            (Warning::CertificateEnds { seconds_left: -7_200 }, "ended 2 h ago"),
+            (Warning::CertificateEnds { seconds_left: 7_200 }, "ends in 2 h, and nobody could"),
+            (Warning::CertificateEnds { seconds_left: -7_200 }, "ended 2 h ago, and the others take this"),
+            (Warning::CertificateEnds { seconds_left: -13 * 86_400 }, "for a member for 24 h more"),
+            (Warning::CertificateEnds { seconds_left: -15 * 86_400 }, "no member of the mesh any more"),
             (Warning::SubnetNotCertified("10.0.0.0/8".parse().unwrap()), "10.0.0.0/8 is configured"),
             (Warning::NoRelayRole, "lacks the role"),
+            (Warning::NotPostQuantum { peer: name("b"), required_here: true }, "off at b"),
+            (Warning::NotPostQuantum { peer: name("b"), required_here: false }, "`pq` is \"off\" here"),
             (Warning::NoSuchMember(name("b")), "through b, which is no member"),
+            (Warning::NoExitRole, "lacks the role"),
+            (Warning::NoSuchExit(name("b")), "nothing gets out"),
+            (Warning::Revoked, "this node was revoked"),
             (Warning::Alone, "no other member"),
         ] {
             assert!(warning(&given).contains(expected), "{}", warning(&given));

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use meshnet::crypto::Secret;
 use meshnet::io::clock;
 use meshnet::io::netlink::{Netlink, Watch};
 use meshnet::io::tun;
 use meshnet::io::udp::{self, Bind, BindError};
-use meshnet::membership::IdentitySecret;
+use meshnet::membership::{IdentitySecret, member_network6};
 use meshnet::node::{self, Node, NodeConfig};
 use meshnet::path::SocketId;
 use proto::id::BootEpoch;
@@ -22,15 +23,19 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::authority::Driver;
+use super::discovery::Discovery;
 use super::dns::Resolver;
 use super::lanes::{CHANNEL_LEN, Lanes, Queues, SOCKETS_MAX, Sockets};
 use super::network::{Forwarding, Listening, Network};
+use super::portmap::PortMap;
 use super::service::{Parts, Service};
 use super::store::{MAX_SAVED, Store};
 use super::streams::{PrepareError, Prepared};
 use super::{Options, notify};
 use crate::api::server;
 use crate::config::{Config, LanesWish};
+use crate::hooks::nat::Nat;
+use crate::hooks::{Waiting, job};
 use crate::join::server::Server as JoinServer;
 use crate::log;
 use crate::metrics;
@@ -101,6 +106,8 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
     }
     let state = StateDir::open(&options.state)?;
     let lock = state.lock()?;
+    // Before any key is read, and with the rights that a command may need.
+    let helper = helper(&config, &options, &state)?;
     let sandbox = sandbox::begin();
     state.check()?;
     let home = Home::load(state.clone())?;
@@ -167,6 +174,10 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
         agent.go();
     }
     let resolver = Resolver::start(config.endpoints.clone(), StdRng::from_rng(&mut rng));
+    let mut discovery = Discovery::new();
+    discovery.update(config.lan_discovery, network.name());
+    let port_map = PortMap::start();
+    port_map.set(network.port_to_map(&config, &listening).await);
     let settings = network.settings(&config, resolver.addresses(), interface_addresses, &listening);
 
     let node = Node::new(
@@ -197,6 +208,7 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
         tokio::spawn(metrics::http::serve(listener, calls_tx.clone()));
     }
     tokio::spawn(server::serve(listener, calls_tx));
+    let hooks = helper.map(Waiting::start).transpose().context("cannot start the threads for [hooks]")?;
     let snapshot = Arc::new(ArcSwap::default());
     let (reports_tx, reports) = mpsc::channel(CHANNEL_LEN);
     let (lane_count, lanes_reason) = (lanes.count, lanes.reason);
@@ -226,6 +238,8 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
         resolver,
         forwarding,
         sandbox,
+        discovery,
+        port_map,
         listening,
         streams,
         reports,
@@ -233,11 +247,39 @@ pub(super) async fn start(options: Options) -> anyhow::Result<Service> {
         join,
         store,
         saved,
+        hooks,
         rng,
         _unlink: server::Unlink(socket_path),
         _lock: lock,
     };
     Ok(Service::new(parts, driver))
+}
+
+/// The helper that runs the configured commands, where there are any. Strict mode allows it: it is no part of the daemon
+/// any more when that closes the door, and takes no orders but to run what was configured now.
+fn helper(config: &Config, options: &Options, state: &StateDir) -> anyhow::Result<Option<Waiting>> {
+    let translates = config.exit && config.exit_nat;
+    if config.hooks.is_empty() && !translates {
+        return Ok(None);
+    }
+    let home = Home::load(state.clone())?;
+    let network4 = home.chain.current().network4.map(IpNet::V4);
+    let network6 = IpNet::V6(member_network6(home.chain.mesh()));
+    let setup = job::Setup {
+        config: config.hooks.clone(),
+        nat: translates.then(|| Nat {
+            members: network4.into_iter().chain([network6]).collect(),
+            untouched: config.subnets.iter().map(|subnet| subnet.prefix).collect(),
+        }),
+        name: job::NameText(home.certificate.body().name.clone()),
+        mesh: job::NameText(home.chain.current().name.clone()),
+        interface: config.interface.clone(),
+        state: state.path().to_owned(),
+        configuration: options.config.clone(),
+    };
+    let helper =
+        Waiting::spawn(setup).context("cannot start the helper that runs the commands in [hooks]")?;
+    Ok(Some(helper))
 }
 
 /// What the daemon goes on needing once everything is open.
@@ -324,8 +366,22 @@ impl Count {
     }
 }
 
-/// Groups of `lanes` sockets each, or of one where the kernel cannot steer datagrams to them.
+/// Groups with sockets for `lanes` threads each, or of one socket where the kernel cannot steer datagrams to them.
 fn open_sockets(config: &Config, path: &Path, lanes: usize) -> Result<(Sockets, Vec<node::Socket>), Error> {
+    match open_groups(config, path, |options| udp::Group::bind(options, lanes))? {
+        (groups, _) if groups.iter().any(|group| group.steering() == udp::Steering::Unsupported) => {
+            drop(groups);
+            open_groups(config, path, udp::Group::alone)
+        }
+        steered => Ok(steered),
+    }
+}
+
+fn open_groups(
+    config: &Config,
+    path: &Path,
+    bind: impl Fn(&udp::Options) -> Result<udp::Group, BindError>,
+) -> Result<(Sockets, Vec<node::Socket>), Error> {
     let mut sockets = Sockets::new();
     let mut listening = Vec::new();
     for (number, address) in config.listen.iter().take(SOCKETS_MAX).enumerate() {
@@ -335,7 +391,7 @@ fn open_sockets(config: &Config, path: &Path, lanes: usize) -> Result<(Sockets, 
             let options = udp::Options::new(Bind::from(*address));
             // Datagrams are as long as the path is known to carry: a longer one is to be lost, and so noticed.
             let mtu_discovery = udp::MtuDiscovery::Probe;
-            udp::Group::bind(&udp::Options { mark, offload, mtu_discovery, ..options }, lanes)
+            bind(&udp::Options { mark, offload, mtu_discovery, ..options })
         };
         let group = match open(mark) {
             // The mark only matters to routing rules; without the right to set it there can be none of ours.
@@ -347,10 +403,6 @@ fn open_sockets(config: &Config, path: &Path, lanes: usize) -> Result<(Sockets, 
             cause => Error::Listen { cause, config: path.to_owned() },
         })?;
         let id = SocketId(u8::try_from(number).unwrap_or(u8::MAX));
-        if group.steering() == udp::Steering::Unsupported {
-            drop((group, sockets));
-            return open_sockets(config, path, 1);
-        }
         listening.push(describe(id, group.first()));
         sockets.push(Arc::new(group));
     }

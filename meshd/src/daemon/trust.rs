@@ -10,7 +10,7 @@ use proto::revocation::{Revocation, RevocationTarget};
 use rand::RngExt;
 use tracing::{debug, info, warn};
 
-use super::calls::find;
+use super::calls::{find, find_all};
 use super::service::Service;
 use crate::api::keys::{Epoch, Keys, PeerKeys, Plan, PlanMember, SessionEpochs};
 use crate::api::server::refuse;
@@ -182,15 +182,10 @@ pub(super) fn plan(node: &Node, now: Now) -> Option<Plan> {
 impl Service {
     /// Makes a plan that all but `without` replace their keys, or goes on with the one under way.
     pub(super) fn plan_keys(&mut self, now: Now, without: &[String]) -> Answer {
-        let mut members = Vec::new();
-        for name in without {
-            match find(&self.parts.node, now, name) {
-                Some(member) => members.push(member),
-                None => {
-                    return refuse(exit::FAILED, format!("no member has the name, address, or id {name}"));
-                }
-            }
-        }
+        let members = match find_all(&self.parts.node, now, without) {
+            Ok(members) => members,
+            Err(refusal) => return *refusal,
+        };
         match self.parts.node.make_plan(now, &members) {
             Ok(plan) => self.announce_plan(now, plan),
             Err(PlanError::UnderWay(origin)) => {
@@ -215,7 +210,7 @@ impl Service {
     pub(super) fn abort_plan(&mut self, now: Now) -> Answer {
         match self.parts.node.make_abort(now) {
             Ok(Some(plan)) => self.announce_plan(now, plan),
-            Ok(None) => refuse(exit::FAILED, "no plan is under way"),
+            Ok(None) => refuse(exit::NOTHING, "no plan is under way"),
             Err(error) => refuse(exit::NOT_PERMITTED, error.to_string()),
         }
     }
@@ -256,18 +251,9 @@ impl Service {
             ),
             None => return,
         };
-        let request = MemberRequest {
-            identity: old.identity,
-            name: old.name.clone(),
-            addresses: old.addresses.clone(),
-            prefixes: old.prefixes.clone(),
-            roles: old.roles,
-            constraints: old.constraints.clone(),
-            lifetime_s: old.not_after_s - old.not_before_s,
-        };
         let trust = parts.node.membership().trust().clone();
         let salt = parts.rng.random();
-        let request = within_limits(&signer, request);
+        let request = within_limits(&signer, MemberRequest::again(&old));
         match issue(now.wall, &trust, &signer, request, Some(old.serial), salt) {
             Ok(renewed) => match parts.node.add_certificate(now, renewed.signed().clone(), issuer) {
                 Ok(()) => {

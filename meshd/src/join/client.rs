@@ -1,21 +1,27 @@
-//! The joiner's end: asks at every endpoint of the invitation, goes on with the one that answers.
+//! The joiner's end: asks at every endpoint of the invitation, by UDP and a little later by TCP, goes on with the one that
+//! answers.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
 use meshnet::crypto::TransportSecret;
 use meshnet::membership::IdentitySecret;
 use meshnet::session::join::{JoinContext, JoinInitiator, JoinKeys};
 use proto::invitation::{Host, Invitation};
 use proto::join::{JOIN_MAX_LEN, Join, Stage};
+use proto::stream;
 use rand::rngs::StdRng;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::debug;
+
+use crate::daemon::streams::{Dialer, Io};
 
 use super::{Implausible, InviterProof, JoinerProof, Refusal, Welcome};
 
@@ -25,6 +31,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(400);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// Repetitions without answer after which the other endpoints are asked again.
 const REPEATS_BEFORE_SEARCH: u32 = 3;
+/// So long UDP has to itself before TCP is tried as well.
+const STREAM_AFTER: Duration = Duration::from_secs(1);
+/// Time to the next try to connect.
+const STREAM_PAUSE: Duration = Duration::from_secs(2);
+/// Datagrams that wait for a connection to be made; each is repeated anyway.
+const STREAM_QUEUE: usize = 4;
 /// Longest time for a name.
 const LOOK_UP_LIMIT: Duration = Duration::from_secs(5);
 /// Most addresses asked: names may have several.
@@ -82,7 +94,8 @@ fn unreachable(attempts: &[Attempt], patience: Duration) -> String {
     for attempt in attempts {
         text += &format!("\n  {}: {}", attempt.endpoint, attempt.outcome);
     }
-    text + "\nIs the inviting node's daemon running, and are its UDP ports open? The invitation is not lost: try again"
+    text + "\nIs the inviting node's daemon running, and are its ports open? Where UDP is blocked, a node with `listen_tcp` or \
+            `listen_tls` has to make the invitation. The invitation is not lost: try again"
 }
 
 /// Joins with `invitation`.
@@ -92,6 +105,7 @@ fn unreachable(attempts: &[Attempt], patience: Duration) -> String {
 pub async fn join(
     invitation: &Invitation,
     keys: &Keys<'_>,
+    dialer: Option<Dialer>,
     patience: Duration,
     rng: &mut StdRng,
 ) -> Result<Welcome, Error> {
@@ -107,9 +121,20 @@ pub async fn join(
     };
     let (heard_tx, mut heard) = mpsc::channel(64);
     let mut listeners = JoinSet::new();
+    let dialer = dialer.map(Arc::new);
     for (index, target) in targets.iter_mut().enumerate() {
-        let Some(socket) = target.open().await else { continue };
-        listeners.spawn(listen(index, socket, heard_tx.clone()));
+        match target.by {
+            By::Udp => {
+                let Some(socket) = target.open().await else { continue };
+                listeners.spawn(listen(index, socket, heard_tx.clone()));
+            }
+            By::Stream { tls } => {
+                let Some(dialer) = dialer.clone() else { continue };
+                let (queue, waiting) = mpsc::channel(STREAM_QUEUE);
+                target.queue = Some(queue);
+                listeners.spawn(connect(index, (tls, target.address), dialer, waiting, heard_tx.clone()));
+            }
+        }
     }
     let mut chosen: Option<usize> = None;
     let mut ever: Option<SocketAddr> = None;
@@ -209,10 +234,20 @@ fn ignored(error: &meshnet::session::join::JoinError) -> Step {
     Step::Ignored
 }
 
+/// How a target is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Udp,
+    Stream { tls: bool },
+}
+
 struct Target {
     endpoint: String,
     address: SocketAddr,
+    by: By,
     socket: Option<Arc<UdpSocket>>,
+    /// To the task that has the connection.
+    queue: Option<mpsc::Sender<Vec<u8>>>,
     outcome: String,
 }
 
@@ -236,6 +271,10 @@ impl Target {
     }
 
     fn send(&mut self, datagram: &[u8]) {
+        if let Some(queue) = &self.queue {
+            // Without room, one that says the same waits already.
+            let _ = queue.try_send(datagram.to_vec());
+        }
         let Some(socket) = &self.socket else { return };
         match socket.try_send(datagram) {
             // A full buffer drops it, as the network might.
@@ -274,16 +313,85 @@ async fn listen(index: usize, socket: Arc<UdpSocket>, heard: mpsc::Sender<(usize
     }
 }
 
+/// Keeps a connection to a target, over which datagrams go framed ([`proto::stream`]).
+async fn connect(
+    index: usize,
+    (tls, to): (bool, SocketAddr),
+    dialer: Arc<Dialer>,
+    mut waiting: mpsc::Receiver<Vec<u8>>,
+    heard: mpsc::Sender<(usize, io::Result<Vec<u8>>)>,
+) {
+    tokio::time::sleep(STREAM_AFTER).await;
+    loop {
+        let ended = match dialer.connect(tls, to).await {
+            Ok(io) => carry(io, index, &mut waiting, &heard).await,
+            Err(error) => error,
+        };
+        if heard.send((index, Err(ended))).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(STREAM_PAUSE).await;
+    }
+}
+
+/// Carries datagrams both ways until the connection ends; why it did.
+async fn carry(
+    mut io: Box<dyn Io>,
+    index: usize,
+    waiting: &mut mpsc::Receiver<Vec<u8>>,
+    heard: &mpsc::Sender<(usize, io::Result<Vec<u8>>)>,
+) -> io::Error {
+    let mut read = BytesMut::new();
+    loop {
+        tokio::select! {
+            Some(datagram) = waiting.recv() => {
+                let Some(header) = stream::header(datagram.len()) else { continue };
+                let written = async {
+                    io.write_all(&[&header[..], &datagram].concat()).await?;
+                    io.flush().await
+                };
+                if let Err(error) = written.await {
+                    return error;
+                }
+            }
+            got = io.read_buf(&mut read) => match got {
+                Ok(0) => return io::ErrorKind::ConnectionReset.into(),
+                Ok(_) => {}
+                Err(error) => return error,
+            },
+        }
+        loop {
+            let (datagram, next) = match stream::first(&read) {
+                Ok(Some((datagram, next))) => (datagram.to_vec(), next),
+                Ok(None) => break,
+                Err(error) => return io::Error::other(error),
+            };
+            read.advance(next);
+            if datagram.len() <= JOIN_MAX_LEN && heard.send((index, Ok(datagram))).await.is_err() {
+                return io::ErrorKind::BrokenPipe.into();
+            }
+        }
+    }
+}
+
 async fn look_up(name: &str, port: u16) -> Option<Vec<SocketAddr>> {
     let found = tokio::time::timeout(LOOK_UP_LIMIT, tokio::net::lookup_host((name, port))).await;
     Some(found.ok()?.ok()?.collect())
 }
 
-/// Addresses of the invitation's endpoints, in its order, and what failed.
+/// Addresses of the invitation's endpoints, in its order, those on UDP first, and what failed.
 async fn find_targets(invitation: &Invitation) -> (Vec<Target>, Vec<Attempt>) {
+    let by_udp = invitation.endpoints.iter().map(|endpoint| (By::Udp, endpoint));
+    let by_stream =
+        invitation.streams.iter().map(|stream| (By::Stream { tls: stream.tls }, &stream.endpoint));
     let (mut targets, mut failed) = (Vec::<Target>::new(), Vec::new());
-    for endpoint in &invitation.endpoints {
-        let text = endpoint.to_string();
+    for (by, endpoint) in by_udp.chain(by_stream) {
+        let word = match by {
+            By::Udp => "",
+            By::Stream { tls: false } => "TCP ",
+            By::Stream { tls: true } => "TLS ",
+        };
+        let text = format!("{word}{endpoint}");
         let addresses: Vec<SocketAddr> = match &endpoint.host {
             Host::Ip(ip) => vec![SocketAddr::new(*ip, endpoint.port)],
             Host::Name(name) => match look_up(name, endpoint.port).await {
@@ -295,10 +403,16 @@ async fn find_targets(invitation: &Invitation) -> (Vec<Target>, Vec<Attempt>) {
             },
         };
         for address in addresses {
-            if targets.len() < MAX_TARGETS && !targets.iter().any(|other| other.address == address) {
-                let shown =
-                    if text == address.to_string() { text.clone() } else { format!("{text} ({address})") };
-                targets.push(Target { endpoint: shown, address, socket: None, outcome: "no answer".into() });
+            let limit = if by == By::Udp { MAX_TARGETS } else { 2 * MAX_TARGETS };
+            let known = targets.iter().any(|other| (other.address, other.by) == (address, by));
+            if targets.len() < limit && !known {
+                let shown = if text == format!("{word}{address}") {
+                    text.clone()
+                } else {
+                    format!("{text} ({address})")
+                };
+                let outcome = "no answer".into();
+                targets.push(Target { endpoint: shown, address, by, socket: None, queue: None, outcome });
             }
         }
     }

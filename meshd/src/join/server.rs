@@ -344,7 +344,7 @@ pub fn sign(
 pub fn within_limits(signer: &Signer<'_>, request: Request) -> Request {
     let limits = match signer {
         Signer::Root(_) => None,
-        Signer::Member { certificate, .. } => certificate.body().constraints.as_ref(),
+        Signer::Member { certificate, .. } => certificate.body().constraints.as_deref(),
     };
     let longest_s = limits.map_or(u64::MAX, |limits| limits.max_lifetime_s.into());
     Request { lifetime_s: request.lifetime_s.min(longest_s), ..request }

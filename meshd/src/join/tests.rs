@@ -91,6 +91,7 @@ impl Inviter {
             secret: SECRET,
             expires_s: u64::MAX,
             endpoints: endpoints.iter().map(|endpoint| endpoint.to_string().parse().unwrap()).collect(),
+            streams: Vec::new(),
         }
     }
 
@@ -140,7 +141,7 @@ impl Newcomer {
     async fn join(&mut self, url: &Url, patience: Duration) -> Result<Welcome, Error> {
         let transport = TransportSecret::new(self.key.secret);
         let keys = Keys { identity: &self.identity, transport: &transport, epoch: &self.key.epoch };
-        client::join(url, &keys, patience, &mut self.rng).await
+        client::join(url, &keys, None, patience, &mut self.rng).await
     }
 }
 

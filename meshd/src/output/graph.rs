@@ -213,7 +213,7 @@ fn colour(colours: &BTreeMap<&str, &'static str>, node: &GraphNode) -> &'static 
 }
 
 fn is_lost(node: &GraphNode) -> bool {
-    node.state == Some(PeerState::Unreachable)
+    matches!(node.state, Some(PeerState::Unreachable | PeerState::Expired))
 }
 
 fn label_of(rtt_ms: Option<f64>) -> String {

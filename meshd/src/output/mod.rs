@@ -5,6 +5,7 @@ pub mod graph;
 mod keys;
 mod tables;
 pub mod units;
+mod watch;
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -53,7 +54,8 @@ pub fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// Runs `frame` once, or every [`WATCH_INTERVAL`] with `watch`, drawing over the last frame where that is possible.
+/// Runs `frame` once, or every [`WATCH_INTERVAL`] with `watch`, drawing over the last frame where that is possible, and
+/// marking there what has changed. JSON is a value a line, one each time.
 ///
 /// # Errors
 /// The first error of `frame`, or of writing.
@@ -65,17 +67,26 @@ pub fn show(
     if !watch {
         return Ok(print(&frame()?)?);
     }
-    let redraw = Style::of_stdout().screen && !json;
-    let mut first = true;
+    let style = Style::of_stdout();
+    let redraw = style.screen && !json;
+    let mut last: Option<String> = None;
     loop {
         let text = frame()?;
         match (redraw, json) {
             // Home, then clear each line's rest and what is below: no flicker, as with a full clear.
-            (true, _) => print(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")))?,
-            (false, false) if !first => print(&format!("\n{text}"))?,
+            (true, _) => {
+                let shown = match &last {
+                    Some(last) if style.colour => watch::highlight(last, &text),
+                    _ => text.clone(),
+                };
+                // What was on the screen before the first frame goes.
+                let home = if last.is_none() { "\x1b[2J\x1b[H" } else { "\x1b[H" };
+                print(&format!("{home}{}\x1b[J", shown.replace('\n', "\x1b[K\n")))?;
+            }
+            (false, false) if last.is_some() => print(&format!("\n{text}"))?,
             _ => print(&text)?,
         }
-        first = false;
+        last = Some(text);
         std::thread::sleep(WATCH_INTERVAL);
     }
 }

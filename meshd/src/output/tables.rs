@@ -6,7 +6,8 @@ use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets
 
 use super::{Style, units};
 use crate::api::view::{
-    Candidate, Happening, HappeningKind, Path, PathKind, Peer, PeerState, Route, Sandbox, Status,
+    Candidate, Exit, Happening, HappeningKind, Path, PathKind, Peer, PeerState, PortMapping, Route, Sandbox,
+    Status,
 };
 
 /// `meshd status`.
@@ -27,9 +28,11 @@ pub fn status(status: &Status, style: Style) -> String {
     line("sandbox", sandbox(&status.sandbox));
     line("listens on", join(&node.listen));
     line("endpoints", join(&node.endpoints));
+    line("mapped port", port_mapping(&status.port_mapping));
     line("subnets", join(&node.subnets));
     line("datacentre", node.datacenter.clone().unwrap_or_default());
     line("relays", if node.relay { "yes".into() } else { String::new() });
+    line("exit", exit(&status.exit));
     line("up for", units::span(node.uptime_s));
     line("peers", peer_counts(&status.peers));
     if !status.peers.is_empty() {
@@ -43,6 +46,26 @@ pub fn status(status: &Status, style: Style) -> String {
         };
     }
     text
+}
+
+/// The port that the gateway leads here; nothing where none was asked.
+fn port_mapping(mapping: &PortMapping) -> String {
+    let Some(gateway) = mapping.gateway else { return String::new() };
+    let note = if mapping.note.is_empty() { String::new() } else { format!(" ({})", mapping.note) };
+    match (&mapping.endpoint, &mapping.protocol) {
+        (Some(endpoint), Some(protocol)) => format!("{endpoint} by {protocol} of {gateway}{note}"),
+        _ => format!("none by {gateway}{note}"),
+    }
+}
+
+/// The way to the internet; nothing where that is none of the mesh's business.
+fn exit(exit: &Exit) -> String {
+    let for_others = exit.offered.then(|| "for others".to_owned());
+    let through = exit.used.as_ref().map(|name| match exit.reachable {
+        true => format!("through {name}"),
+        false => format!("through {name}, which cannot be used now"),
+    });
+    for_others.into_iter().chain(through).collect::<Vec<_>>().join("; ")
 }
 
 /// The mode, and which parts are in force.
@@ -62,7 +85,7 @@ fn sandbox(sandbox: &Sandbox) -> String {
 pub fn peers(peers: &[Peer], style: Style) -> String {
     let mut table = table(
         style,
-        &["PEER", "STATE", "ADDRESS", "PATH", "RTT", "LOSS", "MTU", "RECEIVED", "SENT", "HANDSHAKE"],
+        &["PEER", "STATE", "ADDRESS", "PATH", "RTT", "LOSS", "MTU", "RECEIVED", "SENT", "HANDSHAKE", "PQ"],
     );
     for column in [4, 5, 6, 7, 8, 9] {
         right_align(&mut table, column);
@@ -82,9 +105,24 @@ pub fn peers(peers: &[Peer], style: Style) -> String {
             Cell::new(
                 peer.last_handshake_s.map_or_else(|| "-".into(), |age| format!("{} ago", units::span(age))),
             ),
+            Cell::new(post_quantum(peer)),
         ]);
     }
     finish(&table)
+}
+
+/// Whether recorded traffic with a peer stays closed to quantum computers.
+fn post_quantum(peer: &Peer) -> String {
+    let word = match peer.post_quantum.as_deref() {
+        Some("hybrid") => "yes",
+        Some("pending") => "soon",
+        Some(_) => "no",
+        None => "-",
+    };
+    match peer.withheld {
+        true => format!("{word}, withheld"),
+        false => word.to_owned(),
+    }
 }
 
 /// `meshd routes`.
@@ -113,8 +151,9 @@ pub fn routes(routes: &[Route], style: Style) -> String {
 
 /// `meshd why`.
 pub fn candidates(candidates: &[Candidate], style: Style) -> String {
-    let mut table = table(style, &["", "PATH", "RTT", "JITTER", "LOSS", "MTU", "SCORE", "AGAIN IN", "WHY"]);
-    for column in [2, 3, 4, 5, 6, 7] {
+    let mut table =
+        table(style, &["", "PATH", "KNOWN AS", "RTT", "JITTER", "LOSS", "MTU", "SCORE", "AGAIN IN", "WHY"]);
+    for column in 3..=8 {
         right_align(&mut table, column);
     }
     let dash = || "-".to_owned();
@@ -122,6 +161,7 @@ pub fn candidates(candidates: &[Candidate], style: Style) -> String {
         table.add_row(vec![
             coloured(if candidate.used { "*" } else { "" }, Color::Green, style),
             Cell::new(way(candidate.kind, candidate.remote, &candidate.via)),
+            Cell::new(&candidate.source),
             Cell::new(candidate.rtt_ms.map_or_else(dash, units::milliseconds)),
             Cell::new(candidate.jitter_ms.map_or_else(dash, units::milliseconds)),
             Cell::new(candidate.loss.map_or_else(dash, units::percent)),
@@ -178,13 +218,19 @@ fn join<T: ToString>(items: &[T]) -> String {
 }
 
 fn peer_counts(peers: &[Peer]) -> String {
-    let counts: Vec<String> =
-        [PeerState::Connected, PeerState::Connecting, PeerState::Idle, PeerState::Unreachable]
-            .into_iter()
-            .map(|state| (state, peers.iter().filter(|peer| peer.state == state).count()))
-            .filter(|(_, count)| *count > 0)
-            .map(|(state, count)| format!("{count} {}", state.word()))
-            .collect();
+    let states = [
+        PeerState::Connected,
+        PeerState::Connecting,
+        PeerState::Idle,
+        PeerState::Unreachable,
+        PeerState::Expired,
+    ];
+    let counts: Vec<String> = states
+        .into_iter()
+        .map(|state| (state, peers.iter().filter(|peer| peer.state == state).count()))
+        .filter(|(_, count)| *count > 0)
+        .map(|(state, count)| format!("{count} {}", state.word()))
+        .collect();
     if counts.is_empty() { "none: invite one with `meshd invite NAME`".into() } else { counts.join(", ") }
 }
 
@@ -193,7 +239,7 @@ fn state_colour(state: PeerState) -> Color {
         PeerState::Connected => Color::Green,
         PeerState::Connecting => Color::Yellow,
         PeerState::Idle => Color::Blue,
-        PeerState::Unreachable => Color::Red,
+        PeerState::Unreachable | PeerState::Expired => Color::Red,
     }
 }
 
@@ -248,6 +294,8 @@ mod tests {
             datacenter: None,
             relay: false,
             state,
+            post_quantum: path.as_ref().map(|_| "hybrid".into()),
+            withheld: false,
             path,
             rx_bytes: 1_500,
             tx_bytes: 20,
@@ -279,9 +327,9 @@ mod tests {
         ];
         assert_eq!(
             peers(&list, Style::plain()),
-            "PEER       STATE        ADDRESS    PATH                RTT  LOSS   MTU  RECEIVED  SENT  HANDSHAKE\n\
-             b          connected    10.99.0.2  via ams1, fra1  12.3 ms  25 %  1380    1.5 kB  20 B   61 s ago\n\
-             long-name  unreachable  10.99.0.2  -                     -     -     -    1.5 kB  20 B   61 s ago\n"
+            "PEER       STATE        ADDRESS    PATH                RTT  LOSS   MTU  RECEIVED  SENT  HANDSHAKE  PQ\n\
+             b          connected    10.99.0.2  via ams1, fra1  12.3 ms  25 %  1380    1.5 kB  20 B   61 s ago  yes\n\
+             long-name  unreachable  10.99.0.2  -                     -     -     -    1.5 kB  20 B   61 s ago  -\n"
         );
     }
 
@@ -314,7 +362,9 @@ mod tests {
     #[test]
     fn a_status_without_peers_says_what_to_do() {
         let status_view = Status {
+            exit: Default::default(),
             tcp: Default::default(),
+            port_mapping: Default::default(),
             node: Node {
                 name: "a".into(),
                 member_id: "0".repeat(32),
@@ -345,7 +395,26 @@ mod tests {
             handshakes: Default::default(),
         };
         let text = status(&status_view, Style::plain());
-        assert!(text.contains("peers       none: invite one"), "{text}");
+        assert!(text.contains("peers       none: invite one") && !text.contains("mapped"), "{text}");
+        let asked = PortMapping {
+            gateway: Some("10.0.0.1".parse().unwrap()),
+            note: "the gateway maps no port: it says no".into(),
+            ..PortMapping::default()
+        };
+        let refused = Status { port_mapping: asked.clone(), ..status_view.clone() };
+        let text = status(&refused, Style::plain());
+        assert!(
+            text.contains("mapped port none by 10.0.0.1 (the gateway maps no port: it says no)"),
+            "{text}"
+        );
+        let given = PortMapping {
+            protocol: Some("NAT-PMP".into()),
+            endpoint: Some("192.0.2.7:4655".parse().unwrap()),
+            note: String::new(),
+            ..asked
+        };
+        let text = status(&Status { port_mapping: given, ..status_view.clone() }, Style::plain());
+        assert!(text.contains("mapped port 192.0.2.7:4655 by NAT-PMP of 10.0.0.1"), "{text}");
         assert!(text.ends_with("\nwarning: look here\n"), "{text}");
     }
 }

@@ -12,6 +12,7 @@
 //! | `files` | [`files`] | all but the state directory, the configuration, and what name look-ups read (Landlock) |
 //! | `system_calls` | [`calls`] | all but those that the daemon makes (seccomp) |
 
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), path = "no_calls.rs")]
 pub mod calls;
 pub mod capabilities;
 pub mod files;

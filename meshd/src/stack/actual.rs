@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::definition::DriverKind;
 use super::definition::{Arch, Definition};
 use super::desired::Ids;
-use super::driver::Kind;
 use super::galera::Evidence;
 
 /// The nodes of a stack as they are, by name.
@@ -62,7 +62,7 @@ pub struct Found {
     pub name: String,
     /// Who made it.
     #[serde(default)]
-    pub driver: Kind,
+    pub driver: DriverKind,
     /// The component's name; empty if the container is not of this stack.
     pub component: String,
     /// The hash that it was made with.

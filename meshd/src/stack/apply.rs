@@ -9,14 +9,15 @@ use rand::RngExt;
 
 use super::agent::{Answer, Login, Request, Secret};
 use super::components::Check;
-use super::definition::hex;
+use super::definition::{DriverKind, hex};
 use super::driver::direct::Direct;
 use super::driver::marathon::{Marathon, client::Client};
-use super::driver::{Driver, Kind, Order, Replica, Waiting};
+use super::driver::{Driver, Order, Replica, Waiting};
 use super::engine::probe::DISCONNECTED;
 use super::fleet::{self, Fleet};
 use super::plan::secrets::{self, NOT_YET};
 use super::plan::{Action, Plan, Step, Wishes};
+use super::progress::{Observer, Progress};
 use super::spec::{Placed, SecretSource, Stack, registry_of};
 use super::{actual::Actual, random_bytes};
 
@@ -32,30 +33,6 @@ const LAST_LINES: u32 = 15;
 const LOG_LIMIT: Duration = Duration::from_secs(5);
 /// Length of a secret's version, in bytes.
 const VERSION_LEN: usize = 8;
-
-/// Who hears what goes on.
-pub trait Observer {
-    /// A step begins.
-    fn begins(&self, step: &Step);
-    /// A step is under way: bytes that came and bytes expected, for a pull, or what it waits for.
-    fn goes_on(&self, step: &Step, how: &Progress);
-    /// A step is done.
-    fn done(&self, step: &Step, took: Duration);
-}
-
-/// How far a step is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Progress {
-    /// Of a pull.
-    Bytes {
-        /// What came.
-        done: u64,
-        /// What is known to come.
-        total: u64,
-    },
-    /// Of a wait: for what.
-    Waits(String),
-}
 
 /// A step that failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -280,8 +257,8 @@ async fn attempt(plan: &Plan, step: &Step, site: &Site<'_>, waits_for: &mut Stri
             let replica = replica(site, step, container, *grace_s);
             let waiting = &mut Waiting { observer: site.observer, step, why: waits_for };
             match driver {
-                Kind::Direct => Direct { fleet: site.fleet }.remove(&replica, waiting).await?,
-                Kind::Marathon => marathon(site).remove(&replica, waiting).await?,
+                DriverKind::Direct => Direct { fleet: site.fleet }.remove(&replica, waiting).await?,
+                DriverKind::Marathon => marathon(site).remove(&replica, waiting).await?,
             }
         }
         Action::Create { definition, founding } => {
@@ -295,16 +272,16 @@ async fn attempt(plan: &Plan, step: &Step, site: &Site<'_>, waits_for: &mut Stri
             };
             let waiting = &mut Waiting { observer: site.observer, step, why: waits_for };
             match definition.driver {
-                Kind::Direct => Direct { fleet: site.fleet }.place(&order, waiting).await?,
-                Kind::Marathon => marathon(site).place(&order, waiting).await?,
+                DriverKind::Direct => Direct { fleet: site.fleet }.place(&order, waiting).await?,
+                DriverKind::Marathon => marathon(site).place(&order, waiting).await?,
             }
         }
         Action::Start { container, driver } => {
             let replica = replica(site, step, container, 0);
             let waiting = &mut Waiting { observer: site.observer, step, why: waits_for };
             match driver {
-                Kind::Direct => Direct { fleet: site.fleet }.start(&replica, waiting).await?,
-                Kind::Marathon => marathon(site).start(&replica, waiting).await?,
+                DriverKind::Direct => Direct { fleet: site.fleet }.start(&replica, waiting).await?,
+                DriverKind::Marathon => marathon(site).start(&replica, waiting).await?,
             }
         }
         Action::Ready => {
@@ -399,3 +376,6 @@ async fn last_lines(step: &Step, site: &Site<'_>) -> Vec<String> {
     let _ = tokio::time::timeout(LOG_LIMIT, read).await;
     text.lines().map(str::to_owned).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use blake2::{Blake2s256, Digest};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use super::driver::Kind;
 
 /// Version of what goes into the hash. It changes only when an equal definition would make another container; then
 /// every container is rolled once, and the plan says why.
@@ -17,6 +16,34 @@ pub const SECRET_OPEN: &str = "@secret(";
 pub const SECRET_CLOSE: &str = ")@";
 /// Labels that meshd writes begin with this.
 pub const LABEL: &str = "org.meshnet.stack";
+
+/// Who makes the containers of a component.
+#[derive(
+    Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum DriverKind {
+    /// The agents.
+    #[default]
+    Direct,
+    /// Marathon.
+    Marathon,
+}
+
+impl DriverKind {
+    /// Whether it is [`DriverKind::Direct`].
+    pub fn is_direct(&self) -> bool {
+        *self == DriverKind::Direct
+    }
+
+    /// Its word in a specification.
+    pub fn word(self) -> &'static str {
+        match self {
+            DriverKind::Direct => "direct",
+            DriverKind::Marathon => "marathon",
+        }
+    }
+}
 
 /// A processor architecture, in Docker's words.
 #[derive(
@@ -72,8 +99,8 @@ pub struct Definition {
     /// The replica's number within its component: kept for as long as it lives, never given twice.
     pub id: u32,
     /// Who makes the container.
-    #[serde(default, skip_serializing_if = "Kind::is_direct")]
-    pub driver: Kind,
+    #[serde(default, skip_serializing_if = "DriverKind::is_direct")]
+    pub driver: DriverKind,
     /// The image, as the specification writes it.
     pub image: String,
     /// The architecture that the image must have.
@@ -259,7 +286,7 @@ pub(crate) mod tests {
             stack: "s".into(),
             component: "zookeeper".into(),
             id: 1,
-            driver: Kind::Direct,
+            driver: DriverKind::Direct,
             image: "zookeeper:3.9.5".into(),
             arch: Arch::Amd64,
             entrypoint: vec![],

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::components::render::{self, Scene, Seat};
+use super::definition::DriverKind;
 use super::definition::{Definition, SecretRef, Source};
-use super::driver::Kind;
 use super::spec::{Placed, Stack};
 
 /// The numbers of replicas: by component, then by node. A number belongs to its node for as long as the replica lives
@@ -136,7 +136,7 @@ fn define(
         files: rendered.files,
         secrets,
         ports: placed.ports.clone(),
-        labels: if placed.driver == Kind::Marathon { rendered.labels } else { BTreeMap::new() },
+        labels: if placed.driver == DriverKind::Marathon { rendered.labels } else { BTreeMap::new() },
         privileged: component.container.privileged,
         pid_host: component.container.pid_host,
         capabilities: component.container.capabilities.clone(),

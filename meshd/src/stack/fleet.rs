@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -15,13 +15,14 @@ use super::agent::{Answer, DEFAULT_PORT, Request};
 use super::components::Check;
 use super::definition::Source;
 use super::desired::volume_name;
-use super::driver;
 use super::engine::probe::Question;
 use super::spec::{Member, Placed, Stack};
 use crate::api::Status;
 
 /// How long a report may take.
 const REPORT_LIMIT: Duration = Duration::from_secs(20);
+/// Most connections to an agent that are kept for the next question.
+const MAX_IDLE: usize = 4;
 
 /// The members' agents, by name.
 #[derive(Clone)]
@@ -29,6 +30,8 @@ pub struct Fleet {
     contacts: BTreeMap<String, Contact>,
     caller: Arc<Caller>,
     own: String,
+    /// Connections that wait for the next question: over a long way a new one takes four times as long as a question.
+    idle: Arc<Mutex<BTreeMap<String, Vec<Client>>>>,
 }
 
 #[derive(Clone)]
@@ -60,7 +63,7 @@ impl Fleet {
                     .insert(name.clone(), Contact { at: SocketAddr::new(address, DEFAULT_PORT), id, member });
             }
         }
-        Fleet { contacts, caller: Arc::new(caller), own: status.node.name.clone() }
+        Fleet { contacts, caller: Arc::new(caller), own: status.node.name.clone(), idle: Arc::default() }
     }
 
     /// A fleet without members.
@@ -68,7 +71,23 @@ impl Fleet {
     pub(crate) fn empty() -> Fleet {
         let identity = meshnet::membership::IdentitySecret::from_bytes(&[1; 32]);
         let caller = Arc::new(Caller { member: MemberId([1; 16]), identity });
-        Fleet { contacts: BTreeMap::new(), caller, own: "here".into() }
+        Fleet { contacts: BTreeMap::new(), caller, own: "here".into(), idle: Arc::default() }
+    }
+
+    /// A fleet whose agents listen at these places, by name.
+    #[cfg(test)]
+    pub(crate) fn at(places: &BTreeMap<String, SocketAddr>) -> Fleet {
+        let contact = |(name, at): (&String, &SocketAddr)| {
+            let member = Member {
+                name: name.clone(),
+                address: at.ip(),
+                datacenter: None,
+                arch: Some(super::definition::Arch::Amd64),
+                reachable: true,
+            };
+            (name.clone(), Contact { at: *at, id: MemberId([2; 16]), member })
+        };
+        Fleet { contacts: places.iter().map(contact).collect(), ..Fleet::empty() }
     }
 
     /// The name of the node on which this runs.
@@ -128,11 +147,41 @@ impl Fleet {
     /// # Errors
     /// As [`Client::ask`].
     pub async fn ask(&self, node: &str, request: &Request) -> Result<Answer, Error> {
-        self.connect(node).await?.ask(request).await
+        if !request.may_repeat() {
+            return self.connect(node).await?.ask(request).await;
+        }
+        if let Some(client) = self.take_idle(node) {
+            match self.ask_through(node, client, request).await {
+                // The agent has closed it since, or was restarted.
+                Err(Error::Broken(_)) => {}
+                answer => return answer,
+            }
+        }
+        let client = self.connect(node).await?;
+        self.ask_through(node, client, request).await
     }
 
-    /// What the agents report about a stack. All members are asked, because something may be left on any of them.
-    pub async fn actual(&self, name: &str, stack: Option<&Stack>) -> Actual {
+    /// Asks through a connection, and keeps it for the next question. One whose answer nobody waits for is not kept: the
+    /// next question would get it.
+    async fn ask_through(&self, node: &str, mut client: Client, request: &Request) -> Result<Answer, Error> {
+        let answer = client.ask(request).await;
+        if matches!(answer, Ok(_) | Err(Error::Refused(_))) {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = idle.entry(node.to_owned()).or_default();
+            if kept.len() < MAX_IDLE {
+                kept.push(client);
+            }
+        }
+        answer
+    }
+
+    fn take_idle(&self, node: &str) -> Option<Client> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).get_mut(node)?.pop()
+    }
+
+    /// What the agents report about a stack, without what Marathon knows. All members are asked, because something may be left
+    /// on any of them.
+    pub async fn reports(&self, name: &str, stack: Option<&Stack>) -> Actual {
         let nodes = join_all(self.contacts.keys().map(async |node| {
             let concerned = stack.is_none_or(|stack| stack.nodes.contains_key(node));
             let report = tokio::time::timeout(REPORT_LIMIT, self.report(name, stack, node)).await;
@@ -143,20 +192,12 @@ impl Fleet {
             }
         }))
         .await;
-        let mut actual = Actual { nodes: nodes.into_iter().flatten().collect(), marathon: None };
-        let marathon = self.marathon(stack, &actual);
-        driver::marathon::look(&marathon, name, &mut actual, |node| self.address(node)).await;
-        actual
+        Actual { nodes: nodes.into_iter().flatten().collect(), marathon: None }
     }
 
     /// The overlay address of a member.
     pub fn address(&self, node: &str) -> Option<IpAddr> {
         self.contacts.get(node).map(|contact| contact.member.address)
-    }
-
-    /// A client of the stack's Marathon.
-    pub fn marathon(&self, stack: Option<&Stack>, actual: &Actual) -> driver::marathon::client::Client {
-        driver::marathon::client(stack, actual, |node| self.address(node))
     }
 
     async fn report(&self, name: &str, stack: Option<&Stack>, node: &str) -> Result<Report, String> {
@@ -218,7 +259,7 @@ impl Fleet {
         let names: Vec<String> = newest.keys().cloned().collect();
         match (newest.pop_first(), newest.is_empty()) {
             (Some((_, (_, text))), true) => Ok(text),
-            (None, _) => Err("no agent keeps a specification: name a file with --file".into()),
+            (None, _) => Err("there is no stack.toml here, and no agent keeps one: `meshd stack init` writes one, --file names another".into()),
             (Some(_), false) => {
                 Err(format!("the mesh has several stacks: say which with --stack ({})", names.join(", ")))
             }
@@ -270,4 +311,73 @@ pub fn caller(state: &Path) -> Result<Caller, crate::state::HomeError> {
     let home = crate::state::Home::load(state)?;
     let member = home.certificate.body().member;
     Ok(Caller { member, identity: home.identity })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::stack::agent::{Greeting, VERSION};
+
+    /// An agent that answers `answers` requests on each connection and then closes it; counts connections and requests.
+    async fn agent(answers: usize) -> (Fleet, Arc<[AtomicUsize; 2]>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let fleet = Fleet::at(&[("there".to_owned(), listener.local_addr().unwrap())].into());
+        let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+        let counted = Arc::clone(&counts);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counted[0].fetch_add(1, Ordering::Relaxed);
+                let (reader, mut writer) = stream.into_split();
+                let mut lines = BufReader::new(reader).lines();
+                let done = || serde_json::to_string(&Answer::Done).unwrap() + "\n";
+                let greeting = Greeting { v: VERSION, challenge: "00".repeat(32) };
+                let greeting = serde_json::to_string(&greeting).unwrap() + "\n";
+                writer.write_all(greeting.as_bytes()).await.unwrap();
+                lines.next_line().await.unwrap();
+                writer.write_all(done().as_bytes()).await.unwrap();
+                for _ in 0..answers {
+                    let Ok(Some(_)) = lines.next_line().await else { break };
+                    counted[1].fetch_add(1, Ordering::Relaxed);
+                    writer.write_all(done().as_bytes()).await.unwrap();
+                }
+            }
+        });
+        (fleet, counts)
+    }
+
+    fn seen(counts: &[AtomicUsize; 2]) -> (usize, usize) {
+        (counts[0].load(Ordering::Relaxed), counts[1].load(Ordering::Relaxed))
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn questions_share_a_connection_and_one_that_was_closed_is_replaced() {
+        let (fleet, counts) = agent(usize::MAX).await;
+        for _ in 0..3 {
+            fleet.ask("there", &Request::Hello).await.unwrap();
+        }
+        assert_eq!(seen(&counts), (1, 3));
+        let (fleet, counts) = agent(1).await;
+        for _ in 0..3 {
+            fleet.ask("there", &Request::Hello).await.unwrap();
+        }
+        assert_eq!(seen(&counts), (3, 3));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_changes_something_is_never_asked_twice() {
+        let (fleet, counts) = agent(1).await;
+        fleet.ask("there", &Request::Hello).await.unwrap();
+        // The kept connection is closed already: had it gone there, nobody would know whether it was heard.
+        let start = Request::Start { stack: "s".into(), container: "c".into() };
+        fleet.ask("there", &start).await.unwrap();
+        assert_eq!(seen(&counts), (2, 2));
+        let (fleet, counts) = agent(0).await;
+        assert!(matches!(fleet.ask("there", &start).await, Err(Error::Broken(_))));
+        assert_eq!(seen(&counts), (1, 0));
+    }
 }

@@ -169,7 +169,9 @@ fn promote<'e>(
         return Decision::Ask { why, best: Some(node) };
     }
     if running.values().any(Option::is_none) && !forced {
-        return Decision::StartAll { why: "replicas have not told their state yet".into() };
+        let why =
+            "a replica without a primary component has not told how far its data goes: try again".into();
+        return Decision::Ask { why, best: Some(node) };
     }
     let newest = running.values().flatten().max().copied();
     let with_data = with_data(stopped);
@@ -178,10 +180,9 @@ fn promote<'e>(
         return Decision::Ask { why: torn(&histories, &node), best: Some(node) };
     }
     if !forced {
-        // Those that were killed together may have gone on without the ones that run, which were cut off before.
-        if let Some(decision) = same_view(&with_data, total) {
-            return decision;
-        }
+        // Those that were killed together may have gone on without the ones that run, which were cut off before. Were they
+        // started beside them, they would find their component again, and the state of those that run would count: what
+        // they have beyond it would be lost. So the newest founds the cluster, and the others join it.
         let lost = without_position(&with_data);
         if !lost.is_empty() {
             return Decision::Recover { nodes: lost };

@@ -17,8 +17,10 @@ pub mod fleet;
 pub mod galera;
 pub mod http;
 pub mod plan;
+pub mod progress;
 pub mod spec;
 pub mod status;
+pub mod survey;
 
 /// Random bytes from the operating system's generator.
 pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {

@@ -6,10 +6,12 @@ use meshnet::node::{KeyRing, OwnEpoch};
 use meshnet::session::MAX_RETIRED;
 use proto::id::{KeyEpochNumber, MeshId, TransportKey as PublicKey};
 use proto::key_epoch::{Capabilities, KeyEpoch};
+use proto::record::KeyPlan;
 use proto::signed::Signed;
 use rand::CryptoRng;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use super::rollover::Pending as Rollover;
 use super::{Error, Kind, StateDir};
 
 /// Most transport keys kept: previous, current, and next, with room for an interrupted rotation.
@@ -244,17 +246,7 @@ impl PendingJoin {
     /// As [`StateDir::read`].
     pub fn load(state: &StateDir) -> Result<Option<PendingJoin>, Error> {
         let Some(payload) = state.read(Kind::Pending)? else { return Ok(None) };
-        let mut rest = payload.as_slice();
-        let parsed = (|| -> Option<PendingJoin> {
-            let pending = PendingJoin {
-                invitation: take(&mut rest)?,
-                identity: take(&mut rest)?,
-                transport: take(&mut rest)?,
-                epoch: rest.to_vec(),
-            };
-            Some(pending)
-        })();
-        parsed.map(Some).ok_or_else(|| state.nonsense(Kind::Pending))
+        PendingJoin::parse(&payload).map(Some).ok_or_else(|| state.nonsense(Kind::Pending))
     }
 
     /// Writes it.
@@ -262,12 +254,48 @@ impl PendingJoin {
     /// # Errors
     /// As [`StateDir::write`].
     pub fn save(&self, state: &StateDir) -> Result<(), Error> {
+        state.write(Kind::Pending, &self.payload())
+    }
+
+    fn payload(&self) -> Zeroizing<Vec<u8>> {
         let mut payload = Zeroizing::new(Vec::with_capacity(256));
         payload.extend_from_slice(&self.invitation);
         payload.extend_from_slice(&self.identity);
         payload.extend_from_slice(&self.transport);
         payload.extend_from_slice(&self.epoch);
-        state.write(Kind::Pending, &payload)
+        payload
+    }
+
+    fn parse(payload: &[u8]) -> Option<PendingJoin> {
+        let mut rest = payload;
+        Some(PendingJoin {
+            invitation: take(&mut rest)?,
+            identity: take(&mut rest)?,
+            transport: take(&mut rest)?,
+            epoch: rest.to_vec(),
+        })
+    }
+}
+
+/// The payload that would be written in the place of this one; `None` if it makes no sense.
+pub(super) fn payload_again(kind: Kind, payload: Zeroizing<Vec<u8>>) -> Option<Zeroizing<Vec<u8>>> {
+    match kind {
+        Kind::Identity | Kind::Gate | Kind::Authority | Kind::Recovery => {
+            (payload.len() == 32).then_some(payload)
+        }
+        Kind::Boot | Kind::Floor => (payload.len() == 8).then_some(payload),
+        Kind::Transport => TransportKeys::parse(&payload).map(|keys| {
+            // The core's view of it must not fall over either.
+            let _ = keys.ring();
+            keys.payload()
+        }),
+        Kind::Rollover => Rollover::parse(&payload).map(|pending| pending.payload()),
+        Kind::Pending => PendingJoin::parse(&payload).map(|pending| pending.payload()),
+        Kind::Plan => KeyPlan::parse(&payload).ok().map(|plan| Zeroizing::new(plan.to_bytes())),
+        Kind::Chain | Kind::Certificate | Kind::Records | Kind::Revocations => {
+            parse_objects(&payload).map(|objects| Zeroizing::new(emit_objects(objects)))
+        }
+        Kind::Founding => Some(payload),
     }
 }
 

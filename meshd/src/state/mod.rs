@@ -185,7 +185,7 @@ impl Kind {
     }
 
     /// The kind's word in the container.
-    fn word(self) -> &'static str {
+    pub fn word(self) -> &'static str {
         match self {
             Kind::Identity => "identity",
             Kind::Transport => "transport",
@@ -203,6 +203,16 @@ impl Kind {
             Kind::Pending => "pending",
             Kind::Founding => "founding",
         }
+    }
+
+    /// Reads a whole file of this kind, and gives what would be written in its place.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read_back(self, file: &[u8]) -> Result<Zeroizing<String>, Damage> {
+        let payload = container::decode(self.word(), file)?;
+        let payload = files::payload_again(self, payload).ok_or(Damage::Payload)?;
+        Ok(container::encode(self.word(), &payload))
     }
 
     /// What to do when the file is missing or damaged.
@@ -475,6 +485,18 @@ mod tests {
                     assert_eq!(std::fs::read(state.file(kind)).unwrap(), bad);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn whole_files_are_read_back_and_payloads_of_another_kind_are_not() {
+        let read = |kind: Kind, payload: &[u8]| {
+            kind.read_back(container::encode(kind.word(), payload).as_bytes()).map(|text| text.len())
+        };
+        assert!(read(Kind::Identity, &[7; 32]).is_ok() && read(Kind::Boot, &[7; 8]).is_ok());
+        for kind in [Kind::Identity, Kind::Transport, Kind::Boot, Kind::Chain, Kind::Rollover, Kind::Pending]
+        {
+            assert_eq!(read(kind, &[7; 33]), Err(Damage::Payload), "{kind:?}");
         }
     }
 

@@ -65,7 +65,7 @@ impl Pending {
         state.write(Kind::Rollover, &self.payload())
     }
 
-    fn payload(&self) -> Zeroizing<Vec<u8>> {
+    pub(super) fn payload(&self) -> Zeroizing<Vec<u8>> {
         let mut payload = Zeroizing::new(Vec::with_capacity(128 + self.without.len() * 16));
         payload.extend_from_slice(&[VERSION, if self.aborted { ABORTED } else { 0 }]);
         payload.extend_from_slice(&self.target);
@@ -77,7 +77,7 @@ impl Pending {
         payload
     }
 
-    fn parse(payload: &[u8]) -> Option<Pending> {
+    pub(super) fn parse(payload: &[u8]) -> Option<Pending> {
         let ([VERSION, flags @ (0 | ABORTED)], rest) = payload.split_first_chunk()? else { return None };
         let (target, rest) = rest.split_first_chunk::<32>()?;
         let ([has_leaving @ (0 | 1)], rest) = rest.split_first_chunk()? else { return None };

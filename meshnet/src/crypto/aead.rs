@@ -3,13 +3,26 @@
 //! Nonce: four zero bytes, then the counter in little-endian order, for both suites.
 
 use super::suite::Suite;
-use super::transport::{OpenError, TAG_LEN};
 
 #[cfg(feature = "ring")]
 pub(super) use with_ring::Aead;
 
 #[cfg(not(feature = "ring"))]
 pub(super) use portable::Aead;
+
+/// Length of an AEAD tag, in bytes.
+pub const TAG_LEN: usize = 16;
+
+/// Why a datagram or a hop tag did not open. Nothing may change because of one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Shorter than a header and a tag.
+    #[error("datagram shorter than header and tag")]
+    Short,
+    /// The tag does not fit key, counter, header, and text.
+    #[error("authentication failed")]
+    Forged,
+}
 
 fn nonce_of(counter: u64) -> [u8; 12] {
     let mut nonce = [0; 12];

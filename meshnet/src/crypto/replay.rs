@@ -143,6 +143,19 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_ahead_is_never_taken_for_seen_whatever_the_steps() {
+        for step in
+            [1, 63, 64, 65, 1000, REPLAY_WINDOW - 1, REPLAY_WINDOW, 64 * WORDS, 64 * WORDS + 1, 100_000]
+        {
+            let mut window = ReplayWindow::new();
+            for counter in (0..20_000).map(|number| number * step) {
+                assert!(window.accept(counter), "{counter}, step {step}");
+                assert!(!window.accept(counter), "{counter} again, step {step}");
+            }
+        }
+    }
+
+    #[test]
     fn checking_changes_nothing() {
         let mut window = ReplayWindow::new();
         assert!(window.check(1 << 40));

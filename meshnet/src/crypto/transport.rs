@@ -7,28 +7,14 @@
 use proto::id::{Counter, ReceiverIndex};
 use proto::lane::Lane;
 
-use super::aead::Aead;
+use super::aead::{Aead, OpenError, TAG_LEN};
 use super::suite::Suite;
 
 /// Length of a data datagram's header, in bytes: {type 1, flags 1, lane 2, receiver 4, counter 8}.
 pub const HEADER_LEN: usize = 16;
 
-/// Length of an AEAD tag, in bytes.
-pub const TAG_LEN: usize = 16;
-
 /// Where the counter stands in the header; big-endian.
 const COUNTER_AT: std::ops::Range<usize> = 8..16;
-
-/// Why a datagram or a hop tag did not open. Nothing may change because of one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Shorter than a header and a tag.
-    #[error("datagram shorter than header and tag")]
-    Short,
-    /// The tag does not fit key, counter, header, and text.
-    #[error("authentication failed")]
-    Forged,
-}
 
 /// Seals the datagrams of one lane.
 ///

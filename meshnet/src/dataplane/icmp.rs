@@ -36,6 +36,8 @@ pub enum Error {
     NoRoute,
     /// The owner of the destination cannot be reached.
     Unreachable,
+    /// What this node or the owner requires of a session with the other cannot be had.
+    Prohibited,
 }
 
 impl Error {
@@ -45,6 +47,7 @@ impl Error {
             Error::TooBig { mtu } => (3, 4, u32::from(mtu)),
             Error::NoRoute => (3, 0, 0),
             Error::Unreachable => (3, 1, 0),
+            Error::Prohibited => (3, 13, 0),
         }
     }
 
@@ -53,6 +56,7 @@ impl Error {
             Error::TooBig { mtu } => (2, 0, u32::from(mtu.max(V6_MTU_MIN))),
             Error::NoRoute => (1, 0, 0),
             Error::Unreachable => (1, 3, 0),
+            Error::Prohibited => (1, 1, 0),
         }
     }
 }
@@ -60,7 +64,13 @@ impl Error {
 /// Writes the error about `about` to the start of `out`, which has [`MAX_LEN`] bytes, and gives its length. `None` when
 /// there must be none: about an ICMP error, a later fragment, or a packet that no single host sent to a single host.
 pub fn write(error: Error, about: &[u8], out: &mut [u8; MAX_LEN]) -> Option<usize> {
-    let addresses = packet::addresses(about)?;
+    packet::addresses(about)?;
+    write_about_head(error, about, out)
+}
+
+/// As [`write()`], about a packet of which only the beginning is there.
+pub fn write_about_head(error: Error, about: &[u8], out: &mut [u8; MAX_LEN]) -> Option<usize> {
+    let addresses = packet::addresses_of_head(about)?;
     let answerable = packet::is_unicast(addresses.source) && packet::is_unicast(addresses.destination);
     if !answerable || !may_be_answered(about) {
         return None;
@@ -183,6 +193,8 @@ mod tests {
         let packet = answer(Error::Unreachable, &about).unwrap();
         assert_eq!((&packet[20..22], &packet[28..]), (&[3, 1][..], &about[..]));
         assert_eq!(answer(Error::NoRoute, &about).unwrap()[20..22], [3, 0]);
+        assert_eq!(answer(Error::Prohibited, &about).unwrap()[20..22], [3, 13]);
+        assert_eq!(answer(Error::Prohibited, &v6(6, &[0; 20])).unwrap()[40..42], [1, 1]);
         assert_eq!(answer(Error::NoRoute, &v6(6, &[0; 20])).unwrap()[40..42], [1, 0]);
         assert_eq!(answer(Error::Unreachable, &v6(6, &[0; 20])).unwrap()[40..42], [1, 3]);
     }

@@ -18,15 +18,19 @@
 //! are left to the receiver, who puts together what arrived in order ([`merge`]) and leaves them to its kernel.
 //!
 //! What is longer than the path carries is cut: TCP into shorter segments, other packets into fragments ([`fragment`]) if
-//! they allow it. Else their sender is told ([`icmp`]).
+//! they allow it. Else their sender is told ([`icmp`]). So are TCP's senders when a path turns out narrower than it was
+//! (`long`), for what they sent is lost then.
 //!
 //! While a path is in doubt everything leaves on a second one too. If both go through relays, their headers do not fit
 //! before one body, and the second gets a copy of it.
 
 pub mod budget;
 pub mod checksum;
+pub mod fair;
+pub mod flow;
 pub mod fragment;
 pub mod icmp;
+mod long;
 pub mod merge;
 pub mod meta;
 pub mod mss;
@@ -41,7 +45,8 @@ pub mod tx;
 pub use merge::{Run, Segment};
 pub use rx::{Notice, Rx, Verdict, Via};
 pub use snapshot::{
-    Carrier, LocalPrefixes, PeerStats, PeerTx, Receiver, RelayHop, RelayLimit, RelayTable, Snapshot,
+    Carrier, LocalPrefixes, PeerStats, PeerTx, Receiver, RelayHop, RelayLimit, RelayTable, Share, Snapshot,
+    Spread, Tally,
 };
 pub use tx::{Burst, Cut, Outgoing, Tx, TxVerdict};
 
@@ -103,6 +108,12 @@ pub enum Drop {
     NotEcnCapable,
     /// Who asked to relay it has used up what the relay carries for one.
     RelayLimited,
+    /// The relay has more to forward than it can, and who asked has had its share.
+    RelayShare,
+    /// An inner packet in a session that is not post-quantum, which this node or the sender requires.
+    NotPostQuantum,
+    /// A packet from the device to a network of this node itself: routed in a circle.
+    OwnNetwork,
 }
 
 /// Number of [`Drop`] reasons.
@@ -110,7 +121,7 @@ pub const DROP_REASONS: usize = Drop::ALL.len();
 
 impl Drop {
     /// Every reason, in the order of its counter.
-    pub const ALL: [Drop; 18] = [
+    pub const ALL: [Drop; 21] = [
         Drop::Malformed,
         Drop::ForeignSource,
         Drop::NotUnicast,
@@ -129,6 +140,9 @@ impl Drop {
         Drop::TooBig,
         Drop::NotEcnCapable,
         Drop::RelayLimited,
+        Drop::RelayShare,
+        Drop::NotPostQuantum,
+        Drop::OwnNetwork,
     ];
 
     /// Its name in metrics and JSON.
@@ -152,6 +166,9 @@ impl Drop {
             Drop::TooBig => "too_big",
             Drop::NotEcnCapable => "not_ecn_capable",
             Drop::RelayLimited => "relay_limited",
+            Drop::RelayShare => "relay_share",
+            Drop::NotPostQuantum => "not_post_quantum",
+            Drop::OwnNetwork => "own_network",
         }
     }
 }

@@ -14,12 +14,21 @@ pub struct Addresses {
 /// Reads the addresses of an IPv4 (RFC 791) or IPv6 (RFC 8200) packet. `None` when it is neither, or when its length
 /// fields do not match the buffer: a packet must fill it exactly.
 pub fn addresses(packet: &[u8]) -> Option<Addresses> {
+    let len = match packet.first()? >> 4 {
+        4 => usize::from(u16::from_be_bytes(*packet.get(2..)?.first_chunk()?)),
+        6 => usize::from(u16::from_be_bytes(*packet.get(4..)?.first_chunk()?)) + 40,
+        _ => return None,
+    };
+    if len == packet.len() { addresses_of_head(packet) } else { None }
+}
+
+/// The same of the beginning of a packet, whatever length it says that it has.
+pub fn addresses_of_head(packet: &[u8]) -> Option<Addresses> {
     match packet.first()? >> 4 {
         4 => {
             let header: &[u8; 20] = packet.first_chunk()?;
             let header_len = usize::from(header[0] & 0x0f) * 4;
-            let total_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-            if header_len < 20 || header_len > packet.len() || total_len != packet.len() {
+            if header_len < 20 || header_len > packet.len() {
                 return None;
             }
             let source = Ipv4Addr::new(header[12], header[13], header[14], header[15]);
@@ -28,10 +37,6 @@ pub fn addresses(packet: &[u8]) -> Option<Addresses> {
         }
         6 => {
             let header: &[u8; 40] = packet.first_chunk()?;
-            let payload_len = usize::from(u16::from_be_bytes([header[4], header[5]]));
-            if payload_len + 40 != packet.len() {
-                return None;
-            }
             let source: [u8; 16] = header[8..24].try_into().ok()?;
             let destination: [u8; 16] = header[24..40].try_into().ok()?;
             Some(Addresses {
@@ -52,6 +57,19 @@ pub fn is_unicast(address: IpAddr) -> bool {
         IpAddr::V6(v6) => {
             !(v6.is_multicast() || v6.is_unspecified() || v6.is_loopback() || v6.is_unicast_link_local())
         }
+    }
+}
+
+/// Whether an address is one of the internet: not of a private or local network (RFC 1918, 3927, 6598), nor, for IPv6,
+/// outside of what is given out as global unicast (RFC 4291). What an exit takes packets to, and answers from.
+pub fn is_internet(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            let shared = a == 100 && (64..128).contains(&b);
+            !(v4.is_private() || v4.is_link_local() || shared || a == 0) && a < 240 && is_unicast(address)
+        }
+        IpAddr::V6(v6) => v6.segments()[0] & 0xe000 == 0x2000,
     }
 }
 
@@ -229,4 +247,35 @@ fn walk_extensions(packet: &[u8]) -> Option<(u8, usize)> {
         at += usize::from(*packet.get(at + 1)?) * 8 + 8;
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_internet_is_what_is_neither_private_nor_local() {
+        for inside in ["8.8.8.8", "198.51.100.1", "100.128.0.1", "172.32.0.1", "2001:db8::1", "2a00::1"] {
+            assert!(is_internet(inside.parse().unwrap()), "{inside}");
+        }
+        for outside in [
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.0.1",
+            "100.64.0.1",
+            "169.254.1.1",
+            "127.0.0.1",
+            "0.1.2.3",
+            "224.0.0.1",
+            "255.255.255.255",
+            "240.0.0.1",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:8.8.8.8",
+        ] {
+            assert!(!is_internet(outside.parse().unwrap()), "{outside}");
+        }
+    }
 }

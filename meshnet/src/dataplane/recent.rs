@@ -79,13 +79,7 @@ fn overlaps(entry: &Entry, place: &Range<usize>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const A: MemberSlot = MemberSlot(1);
-    const B: MemberSlot = MemberSlot(2);
-
-    fn at(ms: u64) -> Mono {
-        Mono(ms * 1000)
-    }
+    use crate::dataplane::tests::two::{A, B, at};
 
     #[test]
     fn what_is_young_comes_back_in_order_and_only_for_its_peer() {

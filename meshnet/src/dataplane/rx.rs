@@ -5,7 +5,9 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::time::Duration;
 
+use proto::arrivals::{Arrivals, LENGTHS};
 use proto::data;
 use proto::datagram::Kind;
 use proto::id::{Counter, MemberId, ReceiverIndex, RelayLabel};
@@ -13,6 +15,7 @@ use proto::lane::{self, Lane, Role};
 use proto::relay as wire;
 
 use super::budget::Budgets;
+use super::fair::{RELAY_WEIGHT, Shares};
 use super::merge::Segment;
 use super::packet::{self, Addresses};
 use super::snapshot::{IndexHasher, MemberSlot, Receiver, Snapshot};
@@ -109,6 +112,15 @@ pub enum Notice {
         traffic: bool,
         /// Bytes of inner packets that came this way since it was last told.
         bytes: u64,
+        /// The number of their lane.
+        lane: u8,
+        /// How many packets, by length ([`Arrivals::length`]).
+        packets: [u32; LENGTHS],
+    },
+    /// Something is being relayed: told now and then while it goes on.
+    Relaying {
+        /// Since it was last told, there was more to forward than can be.
+        pressed: bool,
     },
     /// A neighbour used the long relay header for a destination that has a label.
     WantsLabel {
@@ -130,12 +142,14 @@ pub enum Notice {
 
 /// The same thing is told at most this often, in microseconds.
 const TELL_EVERY_US: u64 = 250_000;
+/// That something is relayed is told at most this often.
+const RELAYING_EVERY: Duration = Duration::from_millis(500);
 /// Most notices waiting to be drained; more are not remembered (each is repeated while its cause lasts).
 const MAX_NOTICES: usize = 64;
 /// Ways of one session that are remembered, to tell new ones.
 const MAX_WAYS: usize = 4;
 
-/// Transforms datagrams of some lanes: all those whose number gives its own, modulo the number of such transforms.
+/// Transforms datagrams of some queues' lanes: all those whose queue's number gives its own, modulo the number of such transforms.
 ///
 /// It owns the replay windows of these lanes, so datagrams from all sockets have to come to the same one.
 pub struct Rx {
@@ -145,7 +159,10 @@ pub struct Rx {
     sessions: Sessions,
     notices: VecDeque<Notice>,
     relay_told: Mono,
+    /// When it was last told that something is relayed, and whether it has been too much since.
+    relaying: (Mono, bool),
     budgets: Budgets,
+    shares: Shares,
     /// What was admitted last under this snapshot: the next packet is mostly of the same flow.
     admitted: Option<(MemberSlot, Addresses)>,
 }
@@ -177,8 +194,15 @@ struct Inbound {
 struct Way {
     via: Via,
     told: Mono,
-    /// Bytes of inner packets since then.
+    /// Inner packets since then.
+    came: Came,
+}
+
+/// Inner packets that came.
+#[derive(Clone, Copy, Default)]
+struct Came {
     bytes: u64,
+    packets: [u32; LENGTHS],
 }
 
 impl Rx {
@@ -187,7 +211,7 @@ impl Rx {
         Rx::for_lanes(0, 1)
     }
 
-    /// For the lanes with this number, modulo `of`.
+    /// For the lanes of queues with this number, modulo `of`.
     ///
     /// # Panics
     /// When `number` is not below `of`.
@@ -200,7 +224,9 @@ impl Rx {
             sessions: Sessions::default(),
             notices: VecDeque::new(),
             relay_told: Mono(0),
+            relaying: (Mono(0), false),
             budgets: Budgets::default(),
+            shares: Shares::default(),
             admitted: None,
         }
     }
@@ -221,7 +247,7 @@ impl Rx {
             self.sessions.retain(|session, _| snapshot.receivers.contains_key(&session.receiver));
         }
         if self.of > 1 {
-            let belongs_to = usize::from(lane::number_of(&buf[datagram.clone()])) % self.of;
+            let belongs_to = usize::from(lane::queue_of(&buf[datagram.clone()])) % self.of;
             if belongs_to != self.number {
                 return Verdict::Elsewhere(belongs_to);
             }
@@ -235,6 +261,13 @@ impl Rx {
             }
             None => Verdict::Drop(Drop::UnknownDatagram),
         }
+    }
+
+    /// What is to be forwarded does not find room, or more arrives than can be dealt with: until that is over, nobody gets
+    /// more than his share forwarded.
+    pub fn press(&mut self, now: Mono) {
+        self.shares.press(now);
+        self.relaying.1 = true;
     }
 
     /// The next notice.
@@ -271,14 +304,18 @@ impl Rx {
         let content = plaintext.start..plaintext.start + inner.len();
         let control = trailer.flags.contains(data::TrailerFlags::CONTROL);
         let traffic = !control && !content.is_empty();
-        if let Some(bytes) = session.news(now, via, if traffic { content.len() } else { 0 }) {
-            self.tell(Notice::Heard { receiver: header.receiver, via, traffic, bytes });
+        if let Some(Came { bytes, packets }) = session.news(now, via, traffic.then_some(content.len())) {
+            let (receiver, lane) = (header.receiver, lane.number());
+            self.tell(Notice::Heard { receiver, via, traffic, bytes, lane, packets });
         }
         if control {
             return Verdict::Control { receiver: header.receiver, via, frames: content };
         }
         if !traffic {
             return Verdict::Keepalive;
+        }
+        if !receiver.packets {
+            return Verdict::Drop(Drop::NotPostQuantum);
         }
         let packet = &buf[content.clone()];
         if let Err(reason) = self.admit(snapshot, receiver.slot, packet) {
@@ -331,14 +368,18 @@ impl Rx {
         let Some(lane) = hop.opener.hop_lane(header.role, lane::number_of(bytes)) else {
             return Verdict::Drop(Drop::UnknownLane);
         };
+        let destination = header.ids.map(|(destination, _)| destination);
+        let is_for_us = header.label == RelayLabel::SELF || destination == Some(snapshot.own);
+        if !is_for_us && self.shares.refuses(hop.slot, now) {
+            return Verdict::Drop(Drop::RelayShare);
+        }
         let place = SessionLane { receiver: header.receiver, lane };
         let verifies = |opener: &LaneOpener| relay::verify(bytes, header.len(), header.counter, opener);
         if let Err(reason) = authenticate(&mut self.sessions, place, &hop.opener, header.counter, verifies) {
             return Verdict::Drop(reason);
         }
         let inner = datagram.start + header.len() + wire::HOP_TAG_LEN..datagram.end;
-        let destination = header.ids.map(|(destination, _)| destination);
-        if header.label == RelayLabel::SELF || destination == Some(snapshot.own) {
+        if is_for_us {
             if !hop.is_relay {
                 return Verdict::Drop(Drop::RelaySourceForged);
             }
@@ -374,10 +415,10 @@ impl Rx {
             return Verdict::Drop(Drop::RelaySourceForged);
         }
         let slot = match header.ids {
-            Some((destination, _)) => table.members.get(&destination).copied(),
+            Some((destination, _)) => table.slot_of(&destination),
             None => table.labels.get(usize::from(header.label.0)).copied().flatten(),
         };
-        let hop = slot.and_then(|slot| table.hops.get(slot.index())?.as_ref());
+        let hop = slot.and_then(|slot| table.hop(slot));
         // A short header cannot grow into a long one: without the next relay's label the sender has to name both ends.
         let Some(hop) = hop.filter(|hop| header.ids.is_some() || hop.label != RelayLabel::LONG) else {
             if self.may_tell_of_relaying(now) {
@@ -404,6 +445,12 @@ impl Rx {
         let next = relay::next_header(header, (sealer, counter), label);
         relay::stamp(&mut buf[datagram.clone()], &next, sealer);
         previous.stats.relayed(self.number, datagram.len());
+        if now.since(self.relaying.0) >= RELAYING_EVERY {
+            let (_, pressed) = std::mem::replace(&mut self.relaying, (now, false));
+            self.tell(Notice::Relaying { pressed });
+        }
+        let weight = if previous.is_relay { RELAY_WEIGHT } else { 1 };
+        self.shares.forwarded(previous.slot, weight, now, datagram.len());
         if let Some((destination, _)) = header.ids {
             let is_data = Kind::of(&buf[inner]) == Some(Kind::Data);
             if is_data && hop.label != RelayLabel::LONG && self.may_tell_of_relaying(now) {
@@ -470,23 +517,34 @@ impl Inbound {
         Inbound { opener, window: ReplayWindow::new(), ways: Vec::with_capacity(MAX_WAYS) }
     }
 
-    /// Notes that so many bytes of inner packets came this way. What came since the control plane was told last, if it
-    /// should be told now.
-    fn news(&mut self, now: Mono, via: Via, bytes: usize) -> Option<u64> {
-        let bytes = bytes as u64;
+    /// Notes that something came this way: an inner packet of so many bytes, or something else. What came since the control
+    /// plane was told last, if it should be told now.
+    fn news(&mut self, now: Mono, via: Via, packet: Option<usize>) -> Option<Came> {
         if let Some(way) = self.ways.iter_mut().find(|way| way.via.same_way(&via)) {
-            way.bytes += bytes;
+            way.came.count(packet);
             let due = now.0.saturating_sub(way.told.0) >= TELL_EVERY_US;
             return due.then(|| {
                 way.told = now;
-                std::mem::take(&mut way.bytes)
+                std::mem::take(&mut way.came)
             });
         }
         if self.ways.len() >= MAX_WAYS {
             let oldest = (0..self.ways.len()).min_by_key(|at| self.ways[*at].told).unwrap_or(0);
             self.ways.swap_remove(oldest);
         }
-        self.ways.push(Way { via, told: now, bytes: 0 });
-        Some(bytes)
+        self.ways.push(Way { via, told: now, came: Came::default() });
+        let mut came = Came::default();
+        came.count(packet);
+        Some(came)
+    }
+}
+
+impl Came {
+    fn count(&mut self, packet: Option<usize>) {
+        if let Some(len) = packet {
+            self.bytes += len as u64;
+            let packets = &mut self.packets[Arrivals::length(len)];
+            *packets = packets.wrapping_add(1);
+        }
     }
 }

@@ -3,16 +3,18 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
+use proto::arrivals::{Arrivals, KINDS, LENGTHS};
 use proto::data;
 use proto::id::{MemberId, ReceiverIndex, RelayLabel};
 use proto::lane::LANES_MAX;
 
-use super::{TAILROOM, relay};
+use super::{TAILROOM, packet, relay};
 use crate::crypto::{Opener, Sealer};
+use crate::lpm::mix;
 use crate::membership::SourceTable;
 use crate::path::SocketId;
 use crate::path::mtu::LARGE;
@@ -50,14 +52,16 @@ pub struct Snapshot {
     pub relay: Option<RelayTable>,
     /// Whether TOS or traffic class of inner packets is copied outward.
     pub copy_tos: bool,
-    /// Peers whose relay was reported gone lately.
-    pub resend: Resend,
+    /// Peers whose relay was reported gone lately: they get once more what was sent to them.
+    pub resend: Once,
+    /// Peers whose path was found narrower than it had been: the senders of longer packets are told.
+    pub narrowed: Once,
 }
 
-/// Peers to send once more what was sent to them lately, each with a number; numbers only grow, so that a sender knows
-/// what it has done already.
+/// Peers for which something is to be done once, each with a number; numbers only grow, so that a sender knows what it has
+/// done already.
 #[derive(Clone, Default, Debug)]
-pub struct Resend {
+pub struct Once {
     /// The highest number so far; 0 before the first one.
     pub number: u64,
     /// The peers, by number, oldest first.
@@ -105,6 +109,8 @@ pub struct PeerTx {
     pub primary: Carrier,
     /// A second path that gets everything too, while the first is in doubt.
     pub duplicate: Option<Carrier>,
+    /// Other relays that are as good as the primary path's, which all carry a share of the flows.
+    pub spread: Option<Box<Spread>>,
     /// The longest inner packet in bytes that the paths carry.
     pub mtu: u16,
     /// Its device takes partial checksums and super-packets: transport checksums are left to it.
@@ -113,6 +119,79 @@ pub struct PeerTx {
     pub silent: bool,
     /// Traffic counters.
     pub stats: Arc<PeerStats>,
+}
+
+impl PeerTx {
+    /// Which way a flow takes: the place among the shares, or `None` for the primary path. As long as the ways are the same,
+    /// so is the answer; and when one comes or goes, only flows to or from it move (rendezvous hashing).
+    #[inline]
+    pub fn way_of(&self, flow: impl FnOnce() -> u64) -> Option<usize> {
+        let spread = self.spread.as_ref()?;
+        let flow = flow();
+        let rank = |salt: u64| mix(flow ^ salt);
+        let best = spread.others.iter().enumerate().max_by_key(|(_, share)| rank(share.salt))?;
+        (rank(best.1.salt) > rank(spread.salt)).then_some(best.0)
+    }
+
+    /// What carries the flows of a way.
+    #[inline]
+    pub fn carrier(&self, way: Option<usize>) -> &Carrier {
+        self.share(way).map_or(&self.primary, |share| &share.carrier)
+    }
+
+    fn share(&self, way: Option<usize>) -> Option<&Share> {
+        self.spread.as_ref()?.others.get(way?)
+    }
+
+    /// `count` packets were sent on a way, from the lane with this number: of `len` bytes each, the last one of `last_len`.
+    pub(crate) fn sent(&self, way: Option<usize>, lane: usize, count: usize, len: usize, last_len: usize) {
+        self.stats.sent_run(lane, count, len, last_len);
+        if let Some(share) = self.share(way) {
+            share.tally.add(lane, count, len, last_len);
+        }
+    }
+}
+
+/// The ways that share a peer's flows.
+pub struct Spread {
+    /// The primary path's.
+    pub salt: u64,
+    /// The other ones.
+    pub others: Vec<Share>,
+}
+
+/// One of the ways that share a peer's flows.
+pub struct Share {
+    /// Decides which flows it gets: the same number for the same relay.
+    pub salt: u64,
+    /// The way.
+    pub carrier: Carrier,
+    /// What was sent on it.
+    pub tally: Arc<Tally>,
+}
+
+/// What was sent on one of several ways, by all lanes together.
+#[derive(Default, Debug)]
+pub struct Tally {
+    bytes: AtomicU64,
+    packets: [AtomicU32; KINDS],
+}
+
+impl Tally {
+    fn add(&self, lane: usize, count: usize, len: usize, last_len: usize) {
+        self.bytes.fetch_add(((count - 1) * len + last_len) as u64, Ordering::Relaxed);
+        let kind = |len| &self.packets[Arrivals::kind(lane, Arrivals::length(len))];
+        if count > 1 {
+            kind(len).fetch_add(count as u32 - 1, Ordering::Relaxed);
+        }
+        kind(last_len).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Inner bytes, and packets by kind.
+    pub fn read(&self) -> (u64, Arrivals) {
+        let packets = self.packets.each_ref().map(|count| count.load(Ordering::Relaxed));
+        (self.bytes.load(Ordering::Relaxed), Arrivals(packets))
+    }
 }
 
 /// How a sealed datagram gets to a peer.
@@ -162,6 +241,8 @@ pub struct Receiver {
     pub member: MemberId,
     /// Whether its certificate lets it relay for others.
     pub is_relay: bool,
+    /// Whether inner packets are taken in this session, and not only control frames.
+    pub packets: bool,
     /// Opens what it sealed.
     pub opener: Arc<Opener>,
     /// Traffic counters.
@@ -173,12 +254,25 @@ pub struct Receiver {
 pub struct RelayTable {
     /// Destination by label; slot 0 and 1 of the label space are never members.
     pub labels: Vec<Option<MemberSlot>>,
-    /// Member id to slot, for the long form.
-    pub members: HashMap<MemberId, MemberSlot>,
-    /// Next hop by destination slot.
-    pub hops: Vec<Option<RelayHop>>,
+    /// Member id to slot, ascending, for the long form: of those that have a next hop.
+    pub members: Vec<(MemberId, MemberSlot)>,
+    /// Next hop by destination slot. Those that are reached over the same neighbour alike share it.
+    pub hops: Vec<Option<Arc<RelayHop>>>,
     /// What is carried for one neighbour that does not relay itself.
     pub limit: Option<RelayLimit>,
+}
+
+impl RelayTable {
+    /// The slot of a member that has a next hop.
+    pub fn slot_of(&self, member: &MemberId) -> Option<MemberSlot> {
+        let at = self.members.binary_search_by_key(member, |(member, _)| *member).ok()?;
+        Some(self.members[at].1)
+    }
+
+    /// The next hop towards the member in `slot`.
+    pub fn hop(&self, slot: MemberSlot) -> Option<&RelayHop> {
+        self.hops.get(slot.index())?.as_deref()
+    }
 }
 
 /// How much a relay carries for one neighbour: a token bucket over bytes.
@@ -211,17 +305,26 @@ pub struct RelayHop {
 pub struct LocalPrefixes {
     addresses: Vec<IpAddr>,
     subnets: Vec<IpNet>,
+    internet: bool,
 }
 
 impl LocalPrefixes {
     /// From overlay addresses and announced subnets.
     pub fn new(addresses: Vec<IpAddr>, subnets: Vec<IpNet>) -> LocalPrefixes {
-        LocalPrefixes { addresses, subnets }
+        LocalPrefixes { addresses, subnets, internet: false }
+    }
+
+    /// The same of a node that takes packets of others to the internet, if `exits`: all of that is behind it, too.
+    #[must_use]
+    pub fn with_internet(self, exits: bool) -> LocalPrefixes {
+        LocalPrefixes { internet: exits, ..self }
     }
 
     /// Whether `address` is one of the node's or in one of its subnets.
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.addresses.contains(&address) || self.subnets.iter().any(|subnet| subnet.contains(&address))
+        self.addresses.contains(&address)
+            || self.subnets.iter().any(|subnet| subnet.contains(&address))
+            || (self.internet && packet::is_internet(address))
     }
 
     /// Whether `address` is one of the node's own.
@@ -267,7 +370,8 @@ struct LaneStats {
 #[repr(align(64))]
 struct Sent {
     bytes: AtomicU64,
-    packets: AtomicU64,
+    /// Packets, by length.
+    packets: [AtomicU64; LENGTHS],
 }
 
 #[derive(Default, Debug)]
@@ -286,7 +390,7 @@ impl PeerStats {
         let others = self.others.get().into_iter().flat_map(|others| others.iter());
         std::iter::once(&self.first).chain(others).fold(Traffic::default(), |sum, lane| Traffic {
             tx_bytes: sum.tx_bytes + read(&lane.out.bytes),
-            tx_packets: sum.tx_packets + read(&lane.out.packets),
+            tx_packets: sum.tx_packets + lane.out.packets.iter().map(read).sum::<u64>(),
             rx_bytes: sum.rx_bytes + read(&lane.received.bytes),
             rx_packets: sum.rx_packets + read(&lane.received.packets),
             relayed_packets: sum.relayed_packets + read(&lane.received.relayed_packets),
@@ -294,11 +398,28 @@ impl PeerStats {
         })
     }
 
-    /// Packets of `len` bytes together were sent on the lane with this number.
-    pub(crate) fn sent(&self, lane: usize, packets: usize, len: usize) {
+    /// Packets sent so far, by kind.
+    pub fn sent_by_kind(&self) -> Arrivals {
+        let others = self.others.get().into_iter().flat_map(|others| others.iter());
+        let mut sent = Arrivals::default();
+        for (number, lane) in std::iter::once(&self.first).chain(others).enumerate() {
+            // Modulo 2^32, as they are compared.
+            let packets = lane.out.packets.each_ref().map(|count| count.load(Ordering::Relaxed) as u32);
+            sent.add(number, &packets);
+        }
+        sent
+    }
+
+    /// `count` packets were sent on the lane with this number: of `len` bytes each, the last one of `last_len`.
+    fn sent_run(&self, lane: usize, count: usize, len: usize, last_len: usize) {
         let sent = &self.lane(lane).out;
-        sent.bytes.fetch_add(len as u64, Ordering::Relaxed);
-        sent.packets.fetch_add(packets as u64, Ordering::Relaxed);
+        sent.bytes.fetch_add(((count - 1) * len + last_len) as u64, Ordering::Relaxed);
+        let (kind, last) = (Arrivals::length(len), Arrivals::length(last_len));
+        let like_last = if kind == last { count } else { 1 };
+        sent.packets[last].fetch_add(like_last as u64, Ordering::Relaxed);
+        if count > like_last {
+            sent.packets[kind].fetch_add((count - like_last) as u64, Ordering::Relaxed);
+        }
     }
 
     /// Packets of `len` bytes each went out.
@@ -336,7 +457,7 @@ mod tests {
     fn what_all_lanes_counted_is_summed_up() {
         let stats = PeerStats::default();
         for lane in 0..usize::from(LANES_MAX) {
-            stats.sent(lane, 2, 100);
+            stats.sent_run(lane, 2, 60, 40);
             stats.received(lane, 10);
             stats.relayed(lane, 1000);
         }
@@ -349,5 +470,19 @@ mod tests {
             relayed_bytes: 16_000,
         };
         assert_eq!(stats.traffic(), expected);
+        assert_eq!(stats.sent_by_kind().total(), 32);
+    }
+
+    #[test]
+    fn what_is_sent_is_counted_by_lane_and_length_and_the_last_of_a_run_by_its_own() {
+        let stats = PeerStats::default();
+        stats.sent_run(1, 5, 1400, 90);
+        stats.sent_run(1, 3, 1400, 1300);
+        stats.sent_run(5, 1, 600, 600);
+        let sent = stats.sent_by_kind();
+        let of = |lane, len| sent.0[Arrivals::kind(lane, Arrivals::length(len))];
+        assert_eq!((of(1, 1400), of(1, 90), of(5, 600), of(2, 600)), (7, 1, 1, 0));
+        assert_eq!((sent.total(), stats.traffic().tx_packets), (9, 9));
+        assert_eq!(stats.traffic().tx_bytes, 4 * 1400 + 90 + 2 * 1400 + 1300 + 600);
     }
 }

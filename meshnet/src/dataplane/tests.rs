@@ -1,9 +1,11 @@
 mod offload;
 mod secrecy;
+mod spread;
+pub(super) mod two;
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use proto::id::{MemberId, ReceiverIndex, RelayLabel};
@@ -81,6 +83,7 @@ fn snapshot(at: usize, relayed: Option<RelayLabel>) -> Snapshot {
             sealer,
             primary,
             duplicate: None,
+            spread: None,
             mtu: u16::MAX,
             offload: false,
             silent: false,
@@ -90,6 +93,7 @@ fn snapshot(at: usize, relayed: Option<RelayLabel>) -> Snapshot {
             slot: slot(other),
             member: member(other),
             is_relay: other == RELAY,
+            packets: true,
             opener: Arc::new(Opener::new(Suite::ChaCha20Poly1305, &key(other, at), true)),
             stats,
         };
@@ -118,8 +122,8 @@ fn relay_table(_: &Arc<Sealer>) -> RelayTable {
     };
     RelayTable {
         labels: vec![None, None, Some(slot(0)), Some(slot(1))],
-        members: HashMap::from([(member(0), slot(0)), (member(1), slot(1))]),
-        hops: vec![Some(hop(0)), Some(hop(1)), None],
+        members: vec![(member(0), slot(0)), (member(1), slot(1))],
+        hops: vec![Some(Arc::new(hop(0))), Some(Arc::new(hop(1))), None],
         limit: None,
     }
 }
@@ -210,6 +214,7 @@ fn a_packet_that_came_by_two_paths_is_delivered_once() {
         sealer: peer.sealer.clone(),
         primary: peer.primary.clone(),
         duplicate: Some(Carrier::Direct { socket: SOCKET, to: endpoint(1) }),
+        spread: None,
         mtu: peer.mtu,
         offload: peer.offload,
         silent: false,
@@ -321,6 +326,7 @@ fn a_member_cannot_have_relayed_in_another_members_name() {
         sealer: peer.sealer.clone(),
         primary: Carrier::Relayed { socket, to, hop, label, destination, source: member(1) },
         duplicate: None,
+        spread: None,
         mtu: peer.mtu,
         offload: peer.offload,
         silent: false,
@@ -466,6 +472,7 @@ fn narrow(mtu: u16) -> Snapshot {
         sealer: peer.sealer.clone(),
         primary: peer.primary.clone(),
         duplicate: None,
+        spread: None,
         mtu,
         offload: false,
         silent: false,
@@ -549,6 +556,7 @@ fn the_mss_is_clamped_on_the_way_out_and_on_the_way_in() {
             sealer: peer.sealer.clone(),
             primary: peer.primary.clone(),
             duplicate: None,
+            spread: None,
             mtu: back,
             offload: false,
             silent: false,
@@ -571,6 +579,7 @@ fn who_sends_to_a_silent_peer_is_told_and_the_packet_leaves_all_the_same() {
         sealer: peer.sealer.clone(),
         primary: peer.primary.clone(),
         duplicate: None,
+        spread: None,
         mtu: peer.mtu,
         offload: peer.offload,
         silent: true,
@@ -588,6 +597,23 @@ fn who_sends_to_a_silent_peer_is_told_and_the_packet_leaves_all_the_same() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn traffic_is_told_often_while_it_begins_and_four_times_a_second_then() {
+    let (sender, mut tx) = (snapshot(0, None), Tx::new());
+    let packet = udp(overlay(0), overlay(1), b"one of many");
+    // A packet every millisecond for a second, a pause of another, and half a second more.
+    let mut told = Vec::new();
+    for ms in (0..1000).chain(2000..2500) {
+        let mut buf = vec![0; HEADROOM + packet.len() + TAILROOM];
+        let range = HEADROOM..HEADROOM + packet.len();
+        buf[range.clone()].copy_from_slice(&packet);
+        tx.process(&sender, NOW + Duration::from_millis(ms), &mut buf, range, &Meta::PLAIN);
+        told.extend(tx.poll_active().map(|slot| (slot, ms)));
+    }
+    let expected = [0, 25, 75, 175, 375, 625, 875, 2000, 2025, 2075, 2175, 2375];
+    assert_eq!(told, expected.map(|ms| (slot(1), ms)));
 }
 
 #[test]

@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use proto::data;
 use proto::id::{Counter, RelayLabel};
-use proto::lane::{LANES_MAX, Lane, Role};
+use proto::lane::{Flows, Lane, QUEUES_MAX, Role};
 
+use super::flow;
 use super::fragment::Fragments;
+use super::long::LongFlows;
 use super::meta::{Checksum, Meta, Segmentation};
 use super::packet::{self, Layout};
 use super::recent::Recent;
@@ -66,18 +68,33 @@ pub enum TxVerdict {
 /// Transforms packets of one device queue.
 #[derive(Default)]
 pub struct Tx {
+    /// The lane for what is at hand.
     lane: Lane,
-    /// When traffic to a peer was last told to the control plane, by slot.
-    told: Vec<Mono>,
+    /// What was told to the control plane of the traffic to a peer, by slot.
+    told: Vec<Told>,
     active: Option<MemberSlot>,
     /// Of the last packet that was cut into IPv6 fragments.
     identification: u32,
     recent: Recent,
     /// The last of [`Snapshot::resend`] that was dealt with.
     resent: u64,
+    long: LongFlows,
+    /// The last of [`Snapshot::narrowed`] that was dealt with.
+    narrowed: u64,
 }
 
-/// Traffic to a peer is told to the control plane at most this often, in microseconds.
+/// What was told of the traffic to one peer.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    at: Mono,
+    /// It is told again after this.
+    again_us: u64,
+}
+
+/// Traffic to a peer is told to the control plane when it begins, so soon after that, in microseconds, then in doubling
+/// intervals: how much it is going to be shows at the beginning, and what is asked of its path depends on that.
+const TELL_AGAIN_US: u64 = 25_000;
+/// The longest of those intervals. Traffic begins anew after a pause of twice as long.
 const TELL_EVERY_US: u64 = 250_000;
 
 impl Tx {
@@ -89,10 +106,20 @@ impl Tx {
     /// For the device queue with this number.
     ///
     /// # Panics
-    /// When the number is not below [`LANES_MAX`].
+    /// When the number is not below [`QUEUES_MAX`].
     pub fn for_queue(number: u8) -> Tx {
-        assert!(number < LANES_MAX, "lane {number}");
-        Tx { lane: Lane::new(Role::Queue, number).unwrap_or_default(), ..Tx::default() }
+        assert!(number < QUEUES_MAX, "queue {number}");
+        Tx { lane: Lane::of_queue(number, Flows::Sparse).unwrap_or_default(), ..Tx::default() }
+    }
+
+    /// Packets are of such flows from now on; at first they are of sparse ones. A flow's packets should stay on one lane.
+    pub fn turn_to(&mut self, flows: Flows) {
+        self.lane = Lane::of_queue(self.lane.queue(), flows).unwrap_or_default();
+    }
+
+    /// The lane of packets now.
+    pub fn lane(&self) -> Lane {
+        self.lane
     }
 
     /// Seals the packet in `buf[packet]`, about which the device said `meta`; or prepares to cut it.
@@ -144,20 +171,34 @@ impl Tx {
         if !snapshot.local.contains(addresses.source) {
             return TxVerdict::Drop(Drop::ForeignSource);
         }
-        let Some(slot) = snapshot.fib.lookup(&destination) else { return TxVerdict::Drop(Drop::NoRoute) };
-        let Some(peer) = snapshot.peer(slot) else { return TxVerdict::HandUp };
+        let flow = || flow::hash(&buf[packet.clone()]);
+        let Some(slot) = snapshot.fib.lookup(&destination, flow) else {
+            return TxVerdict::Drop(Drop::NoRoute);
+        };
+        let Some(peer) = snapshot.peer(slot) else {
+            // What the device gets for a network of this node itself would come back for ever.
+            let own = snapshot.local.contains(destination);
+            return if own { TxVerdict::Drop(Drop::OwnNetwork) } else { TxVerdict::HandUp };
+        };
         if peer.silent && !all_the_same {
             return TxVerdict::Silent;
         }
         self.note(slot, now);
+        let way = peer.way_of(|| flow::hash(&buf[packet.clone()]));
         if meta.segmentation != Segmentation::None {
-            return match Split::new(&buf[packet], meta) {
-                Some(split) => self.cut(peer, split.narrowed(peer.mtu.into())),
+            return match Split::new(&buf[packet.clone()], meta) {
+                Some(split) => {
+                    let split = split.narrowed(peer.mtu.into());
+                    let len = split.map_or(0, |split| split.segment_len());
+                    self.long.note(slot, now, &buf[packet], len);
+                    self.cut(peer, way, split)
+                }
                 None => TxVerdict::Drop(Drop::Malformed),
             };
         }
+        self.long.note(slot, now, &buf[packet.clone()], packet.len());
         if packet.len() > usize::from(peer.mtu) {
-            return self.too_long(peer, &mut buf[packet], meta);
+            return self.too_long(peer, way, &mut buf[packet], meta);
         }
         if mss::is_syn(&buf[packet.clone()]) {
             mss::clamp(&mut buf[packet.clone()], peer.mtu, meta.checksum == Checksum::Complete);
@@ -169,9 +210,9 @@ impl Tx {
         } else {
             return TxVerdict::Drop(Drop::Malformed);
         };
-        match seal(peer, self.lane, buf, packet.clone(), flags) {
+        match seal_on(peer, way, self.lane, buf, packet.clone(), flags) {
             Some((first, second)) => {
-                peer.stats.sent(self.lane.number().into(), 1, packet.len());
+                peer.sent(way, self.lane.number().into(), 1, packet.len(), packet.len());
                 peer.stats.note_len(packet.len());
                 if second.is_none() && matches!(peer.primary, Carrier::Relayed { .. }) {
                     let sealed = packet.start - data::HEADER_LEN..packet.end + TAILROOM;
@@ -190,9 +231,11 @@ impl Tx {
     }
 
     /// Prepares to cut a packet; `None` is one that cannot be cut so that the path carries it.
-    fn cut(&self, peer: &Arc<PeerTx>, split: Option<Split>) -> TxVerdict {
+    fn cut(&self, peer: &Arc<PeerTx>, way: Option<usize>, split: Option<Split>) -> TxVerdict {
         match split {
-            Some(split) => Cut::new(peer.clone(), self.lane, split).map_or(TxVerdict::HandUp, TxVerdict::Cut),
+            Some(split) => {
+                Cut::new(peer.clone(), way, self.lane, split).map_or(TxVerdict::HandUp, TxVerdict::Cut)
+            }
             None => TxVerdict::TooBig { mtu: peer.mtu },
         }
     }
@@ -200,10 +243,16 @@ impl Tx {
     /// A single packet that the path does not carry in one piece. TCP is cut into shorter segments, so that its sender
     /// need not be told and loses no time; others into fragments where the sender does not forbid it.
     #[cold]
-    fn too_long(&mut self, peer: &Arc<PeerTx>, packet: &mut [u8], meta: &Meta) -> TxVerdict {
+    fn too_long(
+        &mut self,
+        peer: &Arc<PeerTx>,
+        way: Option<usize>,
+        packet: &mut [u8],
+        meta: &Meta,
+    ) -> TxVerdict {
         let mtu = usize::from(peer.mtu);
         if let Some(split) = Split::of_segment(packet, &meta.checksum, mtu) {
-            return self.cut(peer, Some(split));
+            return self.cut(peer, way, Some(split));
         }
         self.identification = self.identification.wrapping_add(1);
         match Fragments::new(packet, mtu, self.identification) {
@@ -248,14 +297,37 @@ impl Tx {
         snapshot.resend.number > self.resent
     }
 
+    /// Whether [`Tx::narrowed`] has something to do.
+    pub fn has_narrowed(&self, snapshot: &Snapshot) -> bool {
+        snapshot.narrowed.number > self.narrowed
+    }
+
+    /// Whose packets were too long for a path that got narrower, and are lost: the beginning of the last one of each flow, for
+    /// [`icmp::write_about_head`](super::icmp::write_about_head), and what the path carries now.
+    pub fn narrowed(&mut self, snapshot: &Snapshot, now: Mono, mut tell: impl FnMut(&[u8], u16)) {
+        for (number, slot) in snapshot.narrowed.peers.iter() {
+            if *number <= self.narrowed {
+                continue;
+            }
+            let Some(peer) = snapshot.peer(*slot) else { continue };
+            for head in self.long.longer(*slot, now, peer.mtu.into()) {
+                tell(head, peer.mtu);
+            }
+        }
+        self.narrowed = snapshot.narrowed.number;
+    }
+
     fn note(&mut self, slot: MemberSlot, now: Mono) {
         if self.told.len() <= slot.index() {
             // Grows with the number of members, not with packets.
-            self.told.resize(slot.index() + 1, Mono(0));
+            self.told.resize(slot.index() + 1, Told::default());
         }
         let told = &mut self.told[slot.index()];
-        if told.0 == 0 || now.0.saturating_sub(told.0) >= TELL_EVERY_US {
-            *told = now;
+        let since_us = now.0.saturating_sub(told.at.0);
+        if told.at.0 == 0 || since_us >= told.again_us {
+            let begins = told.at.0 == 0 || since_us >= 2 * TELL_EVERY_US;
+            let again_us = if begins { TELL_AGAIN_US } else { TELL_EVERY_US.min(2 * told.again_us) };
+            *told = Told { at: now, again_us };
             self.active = Some(slot);
         }
     }
@@ -281,9 +353,23 @@ pub fn complete(packet: &mut [u8], meta: &Meta) -> bool {
     fits
 }
 
-/// Seals `buf[inner]` for `peer` on a queue's `lane` and addresses it. `None` when a session on the way is used up.
+/// Seals `buf[inner]` for `peer` on a queue's `lane` and addresses it for the primary path. `None` when a session on the way
+/// is used up.
 pub fn seal(
     peer: &PeerTx,
+    lane: Lane,
+    buf: &mut [u8],
+    inner: Range<usize>,
+    flags: data::TrailerFlags,
+) -> Option<(Outgoing, Option<Outgoing>)> {
+    seal_on(peer, None, lane, buf, inner, flags)
+}
+
+/// As [`seal`], on one of the ways that share the peer's flows ([`PeerTx::way_of`]).
+#[inline]
+fn seal_on(
+    peer: &PeerTx,
+    way: Option<usize>,
     lane: Lane,
     buf: &mut [u8],
     inner: Range<usize>,
@@ -297,8 +383,9 @@ pub fn seal(
     let trailer = data::Trailer { flags, index: 0 };
     trailer.write(&mut buf[inner.end..inner.end + data::TRAILER_LEN]);
     sealer.seal_in_place(counter, &mut buf[start..end]);
-    let first = address(&peer.primary, lane.role(), buf, start..end)?;
-    let second = match (&peer.primary, &peer.duplicate) {
+    let carrier = peer.carrier(way);
+    let first = address(carrier, lane.role(), buf, start..end)?;
+    let second = match (carrier, &peer.duplicate) {
         (_, None) => None,
         (Carrier::Relayed { .. }, Some(carrier @ Carrier::Relayed { .. })) => {
             address_copy(carrier, lane.role(), buf, start..end)

@@ -3,6 +3,7 @@
 //! | module | what it gives |
 //! |---|---|
 //! | [`clock`] | both clocks as [`crate::time::Now`] |
+//! | [`heap`] | giving free memory back to the kernel |
 //! | [`wake`] | an eventfd and a poll, so that plain threads can block and still be told to stop |
 //! | [`tun`] | the overlay device: packets or super-packets in, gathered packets out |
 //! | [`udp`] | underlay sockets: batches, segmentation offload, source addresses, error queue |
@@ -10,6 +11,7 @@
 #![allow(unsafe_code)]
 
 pub mod clock;
+pub mod heap;
 pub mod netlink;
 pub mod tun;
 pub mod udp;

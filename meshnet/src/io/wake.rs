@@ -3,18 +3,28 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::clock;
+use crate::time::Mono;
+
 /// Most descriptors that one [`Wake::wait`] takes.
-pub const MAX_SOURCES: usize = 15;
+pub const MAX_SOURCES: usize = 16;
 
 /// Wakes a thread that blocks in [`Wake::wait`]. Cheap to clone; all clones are the same wake-up.
 #[derive(Clone, Debug)]
-pub struct Wake(Arc<EventFd>);
+pub struct Wake(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    event: EventFd,
+    courtesy: Courtesy,
+}
 
 impl Wake {
     /// A new wake-up (eventfd(2), non-blocking, close-on-exec).
@@ -23,14 +33,14 @@ impl Wake {
     /// When the process or the system is out of descriptors.
     pub fn new() -> io::Result<Wake> {
         let fd = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        Ok(Wake(Arc::new(fd)))
+        Ok(Wake(Arc::new(Inner { event: fd, courtesy: Courtesy::default() })))
     }
 
     /// Makes the current or next [`Wake::wait`] return with [`Ready::woken`]. Never blocks; several calls before the
     /// waiter looks are one wake-up.
     pub fn wake(&self) {
         // EAGAIN means that the counter is full, so that the waiter is as awake as it gets.
-        let _ = self.0.write(1);
+        let _ = self.0.event.write(1);
     }
 
     /// Blocks until one of `sources` is ready, somebody called [`Wake::wake`], or `timeout` is over (`None`: no
@@ -38,7 +48,8 @@ impl Wake {
     ///
     /// Before it sleeps, it lets whoever else wants this processor run, and looks again: under load that is who makes the
     /// next packet, and a thread that did not sleep needs no wake-up, which costs more than sealing a packet (see
-    /// docs/adr/0004-packet-path.md). On an idle machine it costs two system calls that return at once.
+    /// docs/adr/0004-packet-path.md). On an idle machine it costs two system calls that return at once; and where others
+    /// would keep the processor for long, it is left out.
     ///
     /// # Errors
     /// Only for misuse (a closed descriptor); an interrupting signal counts as a wake-up by time.
@@ -52,12 +63,12 @@ impl Wake {
     ) -> io::Result<Ready> {
         assert!(sources.len() <= MAX_SOURCES, "{} sources to wait for", sources.len());
         let mut polled: [PollFd<'_>; MAX_SOURCES + 1] =
-            std::array::from_fn(|_| PollFd::new(self.0.as_fd(), PollFlags::POLLIN));
+            std::array::from_fn(|_| PollFd::new(self.0.event.as_fd(), PollFlags::POLLIN));
         for (slot, (fd, interest)) in polled[1..].iter_mut().zip(sources) {
             *slot = PollFd::new(*fd, interest.flags());
         }
         let polled = &mut polled[..=sources.len()];
-        match look_twice(polled, timeout) {
+        match look_twice(&self.0.courtesy, polled, timeout) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(Ready::default()),
             Err(errno) => return Err(errno.into()),
@@ -70,7 +81,7 @@ impl Wake {
             }
             let Some(source) = index.checked_sub(1) else {
                 ready.woken = true;
-                let _ = self.0.read();
+                let _ = self.0.event.read();
                 continue;
             };
             ready.sources |= 1 << source;
@@ -111,8 +122,8 @@ impl Interest {
 pub struct Ready {
     /// Somebody called [`Wake::wake`].
     pub woken: bool,
-    sources: u16,
-    errors: u16,
+    sources: u32,
+    errors: u32,
 }
 
 impl Ready {
@@ -132,10 +143,51 @@ impl Ready {
     }
 }
 
+/// A turn of others that takes longer is not that of who makes the next packet: they compute. Whoever gives way to such
+/// waits for all of them each time, and pays for a slice that it has not used (`yield_task_fair` in kernel/sched/fair.c):
+/// on a busy machine packets would wait for tens of milliseconds, while a thread that sleeps has its turn when it wakes.
+const LONG_TURN: Duration = Duration::from_millis(4);
+/// How long nobody is given way to after such a turn; twice that after each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+
+/// Whether to give way to others. Only the thread that waits looks at it and changes it.
+#[derive(Debug, Default)]
+struct Courtesy {
+    /// Not before then, in microseconds of [`Mono`].
+    resumes_us: AtomicU64,
+    /// The last pause; 0 while turns are short.
+    pause_us: AtomicU64,
+}
+
+impl Courtesy {
+    fn is_due(&self, now: Mono) -> bool {
+        now.0 >= self.resumes_us.load(Ordering::Relaxed)
+    }
+
+    /// Others had a turn, which began at `now`.
+    fn note(&self, now: Mono, took: Duration) {
+        let last_us = self.pause_us.load(Ordering::Relaxed);
+        let pause = match took >= LONG_TURN {
+            true => Duration::from_micros(2 * last_us).clamp(FIRST_PAUSE, LONGEST_PAUSE),
+            false if last_us == 0 => return,
+            false => Duration::ZERO,
+        };
+        self.pause_us.store(pause.as_micros() as u64, Ordering::Relaxed);
+        self.resumes_us.store((now + took + pause).0, Ordering::Relaxed);
+    }
+}
+
 /// Looks after others ran, and only then sleeps.
-fn look_twice(polled: &mut [PollFd<'_>], timeout: Option<Duration>) -> Result<i32, Errno> {
-    if timeout != Some(Duration::ZERO) {
+fn look_twice(
+    courtesy: &Courtesy,
+    polled: &mut [PollFd<'_>],
+    timeout: Option<Duration>,
+) -> Result<i32, Errno> {
+    let now = clock::mono();
+    if timeout != Some(Duration::ZERO) && courtesy.is_due(now) {
         std::thread::yield_now();
+        courtesy.note(now, clock::mono().since(now));
         let ready = poll(polled, PollTimeout::ZERO)?;
         if ready > 0 {
             return Ok(ready);
@@ -201,6 +253,24 @@ mod tests {
             let ready = wake.wait(&[(source.as_fd(), Interest::Readable)], timeout).unwrap();
             assert!(ready.source(0) && !ready.woken && !ready.timed_out(), "{timeout:?}");
         }
+    }
+
+    #[test]
+    fn after_long_turns_of_others_nobody_is_given_way_to_for_ever_longer_until_one_is_short() {
+        let (courtesy, long, short) = (Courtesy::default(), LONG_TURN, Duration::from_millis(3));
+        let mut now = Mono(1_000_000);
+        courtesy.note(now, short);
+        assert!(courtesy.is_due(now));
+        for pause_ms in [100, 200, 400, 800, 1600, 3000, 3000] {
+            courtesy.note(now, long);
+            let end = now + long + Duration::from_millis(pause_ms);
+            assert!(!courtesy.is_due(now) && !courtesy.is_due(Mono(end.0 - 1)) && courtesy.is_due(end));
+            now = end;
+        }
+        courtesy.note(now, short);
+        assert!(courtesy.is_due(now + short));
+        courtesy.note(now, long);
+        assert!(courtesy.is_due(now + long + FIRST_PAUSE), "from the beginning");
     }
 
     #[test]

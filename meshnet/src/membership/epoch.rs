@@ -1,7 +1,5 @@
 //! Key epochs: the generations of a node's transport key, each signed by its identity.
 
-use std::collections::BTreeMap;
-
 use proto::certificate::Certificate;
 use proto::id::{IdentityKey, KeyEpochNumber, TransportKey};
 use proto::key_epoch::KeyEpoch;
@@ -38,7 +36,8 @@ pub enum EpochError {
 /// The newest key epochs of one member.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct KeyEpochs {
-    by_number: BTreeMap<KeyEpochNumber, Signed<KeyEpoch>>,
+    /// Ascending. Mostly there is one, and of ten thousand members: a map would make room for eleven of each.
+    known: Vec<Signed<KeyEpoch>>,
     /// The member no longer uses earlier ones.
     floor: KeyEpochNumber,
 }
@@ -61,7 +60,7 @@ impl KeyEpochs {
         if number < self.floor {
             return Err(EpochError::Old(number));
         }
-        match self.by_number.get(&number) {
+        match self.get(number) {
             Some(known) if *known == epoch => return Ok(false),
             Some(_) => {
                 verify_epoch(&certificate.identity, &epoch)?;
@@ -69,14 +68,15 @@ impl KeyEpochs {
             }
             None => {}
         }
-        let oldest = self.by_number.keys().next();
-        if self.by_number.len() >= MAX_EPOCHS && oldest.is_some_and(|oldest| number < *oldest) {
+        let oldest = self.known.first().map(|oldest| oldest.body().number);
+        if self.known.len() >= MAX_EPOCHS && oldest.is_some_and(|oldest| number < oldest) {
             return Err(EpochError::Old(number));
         }
         verify_epoch(&certificate.identity, &epoch)?;
-        self.by_number.insert(number, epoch);
-        if self.by_number.len() > MAX_EPOCHS {
-            self.by_number.pop_first();
+        self.known.reserve_exact(1);
+        self.known.insert(self.known.partition_point(|known| known.body().number < number), epoch);
+        if self.known.len() > MAX_EPOCHS {
+            self.known.remove(0);
         }
         self.forget_retired();
         Ok(true)
@@ -93,7 +93,7 @@ impl KeyEpochs {
 
     /// The epochs that the member's handshakes may be made with.
     pub fn accepted(&self) -> impl Iterator<Item = &Signed<KeyEpoch>> + '_ {
-        self.by_number.range(self.floor..).map(|(_, epoch)| epoch)
+        self.known.iter().filter(|epoch| epoch.body().number >= self.floor)
     }
 
     /// The oldest epoch that is not retired, as far as the member has told.
@@ -102,21 +102,21 @@ impl KeyEpochs {
     }
 
     fn forget_retired(&mut self) {
-        while self.by_number.len() > 1
-            && self.by_number.keys().next().is_some_and(|oldest| *oldest < self.floor)
+        while let [oldest, _, ..] = self.known.as_slice()
+            && oldest.body().number < self.floor
         {
-            self.by_number.pop_first();
+            self.known.remove(0);
         }
     }
 
     /// The epoch of a number.
     pub fn get(&self, number: KeyEpochNumber) -> Option<&Signed<KeyEpoch>> {
-        self.by_number.get(&number)
+        self.known.iter().find(|epoch| epoch.body().number == number)
     }
 
     /// The newest epoch.
     pub fn newest(&self) -> Option<&Signed<KeyEpoch>> {
-        self.by_number.values().next_back()
+        self.known.last()
     }
 
     /// The epoch with this transport key, unless it is retired.
@@ -126,7 +126,7 @@ impl KeyEpochs {
 
     /// The epochs, ascending.
     pub fn iter(&self) -> impl Iterator<Item = &Signed<KeyEpoch>> + '_ {
-        self.by_number.values()
+        self.known.iter()
     }
 }
 

@@ -33,6 +33,21 @@ pub struct Request {
     pub lifetime_s: u64,
 }
 
+impl Request {
+    /// All that `old` says, for as long again.
+    pub fn again(old: &Certificate) -> Request {
+        Request {
+            identity: old.identity,
+            name: old.name.clone(),
+            addresses: old.addresses.clone(),
+            prefixes: old.prefixes.clone(),
+            roles: old.roles,
+            constraints: old.constraints.as_deref().cloned(),
+            lifetime_s: old.not_after_s - old.not_before_s,
+        }
+    }
+}
+
 /// Who signs.
 pub enum Signer<'a> {
     /// A root of the mesh.
@@ -106,7 +121,7 @@ pub fn issue(
         addresses: request.addresses,
         prefixes,
         roles: request.roles,
-        constraints: request.constraints,
+        constraints: request.constraints.map(Box::new),
         not_before_s,
         not_after_s: not_before_s.saturating_add(request.lifetime_s),
         issuer,

@@ -35,7 +35,7 @@ const MAX_SUSPENDED: usize = 1024;
 
 /// Bound on what is kept of one operator that signs on when it is revoked. It is of use only where operators have revoked
 /// each other: whoever hears of a circle must know all of it.
-const MAX_LATE: usize = 64;
+pub(super) const MAX_LATE: usize = 64;
 
 /// Which bucket a target belongs to.
 fn bucket(target: &RevocationTarget) -> usize {
@@ -205,12 +205,13 @@ impl RevocationSet {
         let accuses = member_of(&target).is_some_and(|member| self.signed.contains_key(&member));
         let accused = matches!(by, By::Operator(signer) if self.is_accused(signer));
         if accuses || accused {
-            self.settle();
+            let moved = self.settle();
             if !self.by_target.get(&target).is_some_and(|signed| signed.contains_key(&by)) {
                 if self.suspended.keys().filter(|(_, signer)| *signer == by).count() > MAX_LATE {
                     self.forget(target, by);
                 }
-                return Err(RevocationError::SignerRevoked);
+                // Of no force itself, it may still close a circle, and so decide about others: that is news.
+                return if moved > 1 { Ok(true) } else { Err(RevocationError::SignerRevoked) };
             }
         }
         Ok(true)
@@ -297,8 +298,8 @@ impl RevocationSet {
         self.everything().any(|(target, _)| member_of(target) == Some(member))
     }
 
-    /// Decides anew which revocations are in force.
-    fn settle(&mut self) {
+    /// Decides anew which revocations are in force. Returns how many of them are not any more, or are again.
+    fn settle(&mut self) -> usize {
         let standing = Standing::of(self.everything().map(|(target, by)| (*by, member_of(target))));
         let fall: Vec<(RevocationTarget, By)> = self
             .by_target
@@ -312,6 +313,7 @@ impl RevocationSet {
             .filter(|(target, by)| standing.holds(*by, member_of(target)))
             .copied()
             .collect();
+        let moved = fall.len() + rise.len();
         for (target, by) in fall {
             self.suspend(target, by);
         }
@@ -321,6 +323,7 @@ impl RevocationSet {
                 self.put(target, by, revocation);
             }
         }
+        moved
     }
 
     /// What an operator has revoked and is in force: to be taken over by whoever revokes the operator.
@@ -492,4 +495,36 @@ fn reaches(edges: &BTreeSet<(MemberId, MemberId)>, from: MemberId, to: MemberId)
         next.extend(onward.filter(|about| seen.insert(*about)));
     }
     false
+}
+
+#[cfg(test)]
+impl RevocationSet {
+    /// Panics unless what is kept beside the revocations goes with them.
+    pub(super) fn assert_sound(&self) {
+        assert_eq!(self.len, self.by_target.values().map(BTreeMap::len).sum::<usize>());
+        let (mut signed, mut summary, mut members) = (BTreeMap::new(), [0; BUCKETS], BTreeMap::new());
+        for (_, by) in self.everything() {
+            if let By::Operator(signer) = by {
+                *signed.entry(*signer).or_default() += 1;
+            }
+        }
+        for target in self.by_target.keys() {
+            let cutoff_s = self.cutoff(target).expect("no target is kept without a revocation");
+            summary[bucket(target)] ^= mark(target, cutoff_s);
+            if let Some(member) = member_of(target) {
+                members.entry(member).and_modify(|least| *least = cutoff_s.min(*least)).or_insert(cutoff_s);
+            }
+        }
+        assert_eq!((&self.signed, &self.summary, &self.members), (&signed, &summary, &members));
+    }
+
+    /// How many are kept of operators that are revoked.
+    pub(super) fn suspended(&self) -> usize {
+        self.suspended.len()
+    }
+
+    /// As if there were so many.
+    pub(super) fn pretend(&mut self, len: usize) {
+        self.len = len;
+    }
 }

@@ -3,6 +3,7 @@
 //! A source is accepted only where the *longest* prefix that covers it belongs to the sender: who announces 10.0.0.0/8
 //! must not speak for the owner of 10.1.0.1 (Nebula accepted any covering prefix).
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -10,8 +11,8 @@ use prefix_trie::joint::JointPrefixMap;
 
 use crate::lpm::LpmTable;
 
-/// Bound on the prefixes of one table: 4,096 members with two addresses each, and as many subnets again.
-pub const MAX_SOURCES: usize = 16_384;
+/// Bound on the prefixes of one table: 16,384 members with two addresses each, and as many subnets again.
+pub const MAX_SOURCES: usize = 65_536;
 
 /// Bound on the members that share one prefix.
 pub const MAX_OWNERS: usize = 256;
@@ -22,6 +23,16 @@ pub const MAX_OWNERS: usize = 256;
 #[derive(Clone, Debug)]
 pub struct SourceTable<T> {
     prefixes: LpmTable<Owners<T>>,
+    /// Members that share a prefix, ascending.
+    shared: Box<[Box<[T]>]>,
+}
+
+/// The owners of one prefix: nearly always one.
+#[derive(Clone, Copy, Debug)]
+enum Owners<T> {
+    One(T),
+    /// An index into [`SourceTable::shared`].
+    Many(u32),
 }
 
 impl<T: Copy + Ord> SourceTable<T> {
@@ -30,7 +41,9 @@ impl<T: Copy + Ord> SourceTable<T> {
     pub fn accepts(&self, source: &IpAddr, member: T) -> bool {
         match self.prefixes.lookup(source) {
             Some(Owners::One(owner)) => *owner == member,
-            Some(Owners::Many(owners)) => owners.binary_search(&member).is_ok(),
+            Some(Owners::Many(at)) => {
+                self.shared.get(*at as usize).is_some_and(|owners| owners.binary_search(&member).is_ok())
+            }
             None => false,
         }
     }
@@ -49,46 +62,51 @@ impl<T: Copy + Ord> SourceTable<T> {
 impl<T> Default for SourceTable<T> {
     /// A table that accepts nothing.
     fn default() -> Self {
-        Self { prefixes: LpmTable::default() }
+        Self { prefixes: LpmTable::default(), shared: Box::default() }
     }
-}
-
-/// The owners of one prefix: nearly always one; else ascending.
-#[derive(Clone, Debug)]
-enum Owners<T> {
-    One(T),
-    Many(Box<[T]>),
 }
 
 /// Collects who may send from where.
 #[derive(Clone, Debug)]
 pub struct SourceTableBuilder<T> {
-    prefixes: JointPrefixMap<IpNet, Claim<T>>,
+    addresses: BTreeMap<IpAddr, T>,
+    /// Ascending owners.
+    subnets: JointPrefixMap<IpNet, Vec<T>>,
     refused: u64,
-}
-
-#[derive(Clone, Debug)]
-enum Claim<T> {
-    Address(T),
-    Subnet(Vec<T>),
 }
 
 impl<T: Copy + Ord> SourceTableBuilder<T> {
     /// A builder without prefixes.
     pub fn new() -> Self {
-        Self { prefixes: JointPrefixMap::new(), refused: 0 }
+        Self { addresses: BTreeMap::new(), subnets: JointPrefixMap::new(), refused: 0 }
     }
 
     /// Adds a member's own address. It belongs to that member alone: the first to be added keeps it, and no announced
     /// prefix takes it over. Clashes between certificates are decided before by the caller.
     pub fn add_address(&mut self, address: IpAddr, member: T) {
-        self.add(IpNet::from(address), Claim::Address(member));
+        if self.addresses.contains_key(&address) {
+            return;
+        }
+        if self.is_full() {
+            self.refused += 1;
+            return;
+        }
+        self.addresses.insert(address, member);
     }
 
     /// Adds a prefix that a member announces and is certified for; several members may share it. Bits of `prefix` behind
     /// its length are ignored.
     pub fn add_subnet(&mut self, prefix: IpNet, member: T) {
-        self.add(prefix, Claim::Subnet(vec![member]));
+        let full = self.is_full();
+        match self.subnets.get_mut(&prefix) {
+            Some(owners) => match owners.binary_search(&member) {
+                Ok(_) => {}
+                Err(_) if owners.len() >= MAX_OWNERS => self.refused += 1,
+                Err(at) => owners.insert(at, member),
+            },
+            None if full => self.refused += 1,
+            None => drop(self.subnets.insert(prefix, vec![member])),
+        }
     }
 
     /// Entries refused because a bound was reached.
@@ -98,35 +116,26 @@ impl<T: Copy + Ord> SourceTableBuilder<T> {
 
     /// The table.
     pub fn build(self) -> SourceTable<T> {
-        let owners = |claim| match claim {
-            Claim::Address(owner) => Owners::One(owner),
-            Claim::Subnet(owners) if owners.len() == 1 => Owners::One(owners[0]),
-            Claim::Subnet(owners) => Owners::Many(owners.into_boxed_slice()),
+        let mut shared: Vec<Box<[T]>> = Vec::new();
+        let hosts =
+            self.addresses.iter().map(|(address, owner)| (IpNet::from(*address), Owners::One(*owner)));
+        let is_taken = |prefix: &IpNet| {
+            prefix.prefix_len() == prefix.max_prefix_len() && self.addresses.contains_key(&prefix.addr())
         };
-        SourceTable {
-            prefixes: self.prefixes.into_iter().map(|(prefix, claim)| (prefix, owners(claim))).collect(),
-        }
+        let subnets = self.subnets.into_iter().filter(|(prefix, _)| !is_taken(prefix));
+        let subnets = subnets.map(|(prefix, owners)| match owners.as_slice() {
+            [one] => (prefix, Owners::One(*one)),
+            _ => {
+                shared.push(owners.into_boxed_slice());
+                (prefix, Owners::Many(shared.len() as u32 - 1))
+            }
+        });
+        let prefixes = hosts.chain(subnets).collect();
+        SourceTable { prefixes, shared: shared.into_boxed_slice() }
     }
 
-    fn add(&mut self, prefix: IpNet, new: Claim<T>) {
-        let full = self.prefixes.len() >= MAX_SOURCES;
-        match (self.prefixes.get_mut(&prefix), new) {
-            (Some(Claim::Address(_)), _) => {}
-            (Some(old @ Claim::Subnet(_)), new @ Claim::Address(_)) => *old = new,
-            (Some(Claim::Subnet(owners)), Claim::Subnet(more)) => {
-                for member in more {
-                    match owners.binary_search(&member) {
-                        Ok(_) => {}
-                        Err(_) if owners.len() >= MAX_OWNERS => self.refused += 1,
-                        Err(at) => owners.insert(at, member),
-                    }
-                }
-            }
-            (None, _) if full => self.refused += 1,
-            (None, new) => {
-                self.prefixes.insert(prefix, new);
-            }
-        }
+    fn is_full(&self) -> bool {
+        self.addresses.len() + self.subnets.len() >= MAX_SOURCES
     }
 }
 
@@ -204,6 +213,9 @@ mod tests {
             builder.add_address(IpAddr::from(i.to_be_bytes()), i);
         }
         assert_eq!(builder.refused(), 3 + 5);
+        // A full table takes no prefix either, but another owner of one that it has.
+        builder.add_subnet(net("fd01::/64"), 1);
+        assert_eq!(builder.refused(), 3 + 5 + 1);
         assert_eq!(builder.build().len(), MAX_SOURCES);
     }
 

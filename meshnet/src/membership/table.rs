@@ -27,10 +27,11 @@ use super::certificate::{CertificateError, Validity, VerifiedCertificate};
 use super::epoch::{EpochError, KeyEpochs};
 use super::revocation::{RevocationError, RevocationSet};
 use super::secret::{BadSignature, verify_signed};
+use crate::pack::pack;
 use crate::time::UnixMs;
 
 /// Bound on the number of members.
-pub const MAX_MEMBERS: usize = 4096;
+pub const MAX_MEMBERS: usize = 16_384;
 
 /// Bound on the revoked operators whose certificates are kept, to verify what they had revoked.
 pub const MAX_FORMER_OPERATORS: usize = 256;
@@ -139,6 +140,35 @@ struct Claim {
     member: MemberId,
 }
 
+/// Who claims what: addresses, or names. Hardly ever is there more than one claim to anything, and of ten thousand members
+/// a list for each would be most of it.
+#[derive(Clone, Debug)]
+struct Claims<K>(BTreeSet<(K, Claim)>);
+
+impl<K: Ord + Clone> Claims<K> {
+    /// Who claims `over`, the best claim first.
+    fn of(&self, over: &K) -> impl Iterator<Item = MemberId> {
+        let first = Claim { by_issuer: false, member: MemberId::default() };
+        let from = self.0.range((over.clone(), first)..);
+        from.take_while(move |(key, _)| key == over).map(|(_, claim)| claim.member)
+    }
+
+    /// What more than one member claims, with all of them, the best claim first.
+    fn contested(&self) -> Vec<(K, Vec<MemberId>)> {
+        let all: Vec<&(K, Claim)> = self.0.iter().collect();
+        let several = all.chunk_by(|(a, _), (b, _)| a == b).filter(|claims| claims.len() > 1);
+        several
+            .map(|claims| (claims[0].0.clone(), claims.iter().map(|(_, claim)| claim.member).collect()))
+            .collect()
+    }
+}
+
+impl<K> Default for Claims<K> {
+    fn default() -> Self {
+        Self(BTreeSet::new())
+    }
+}
+
 /// Everything known about who belongs to the mesh.
 #[derive(Clone, Debug)]
 pub struct Membership {
@@ -147,11 +177,13 @@ pub struct Membership {
     /// Operators that were revoked. What they had revoked stays so, and everybody must be able to verify it.
     former_operators: BTreeMap<MemberId, VerifiedCertificate>,
     /// Members that were revoked.
-    former: BTreeMap<MemberId, Member>,
-    members: BTreeMap<MemberId, Member>,
-    by_key: BTreeMap<TransportKey, (MemberId, KeyEpochNumber)>,
-    addresses: BTreeMap<IpAddr, BTreeSet<Claim>>,
-    names: BTreeMap<Name, BTreeSet<Claim>>,
+    former: BTreeMap<MemberId, Box<Member>>,
+    /// Boxed, for a tree's nodes are half empty.
+    members: BTreeMap<MemberId, Box<Member>>,
+    /// Beginnings of the transport keys that handshakes may be made with; the keys themselves are with their members.
+    by_key: BTreeSet<(u64, MemberId)>,
+    addresses: Claims<IpAddr>,
+    names: Claims<Name>,
 }
 
 impl Membership {
@@ -163,10 +195,18 @@ impl Membership {
             former_operators: BTreeMap::new(),
             former: BTreeMap::new(),
             members: BTreeMap::new(),
-            by_key: BTreeMap::new(),
-            addresses: BTreeMap::new(),
-            names: BTreeMap::new(),
+            by_key: BTreeSet::new(),
+            addresses: Claims::default(),
+            names: Claims::default(),
         }
+    }
+
+    /// Makes its trees as small as they can be, which matters when much has come at once.
+    pub fn pack(&mut self) {
+        pack(&mut self.members);
+        pack(&mut self.by_key);
+        pack(&mut self.addresses.0);
+        pack(&mut self.names.0);
     }
 
     /// The mesh.
@@ -272,11 +312,14 @@ impl Membership {
     pub fn add_key_epoch(&mut self, epoch: Signed<KeyEpoch>) -> Result<bool, EpochError> {
         let value = epoch.body();
         let (id, key, number) = (value.member, value.key, value.number);
-        let member = self.members.get_mut(&id).ok_or(EpochError::UnknownMember)?;
+        if !self.members.contains_key(&id) {
+            return Err(EpochError::UnknownMember);
+        }
         // A member could sign somebody else's public key, and so have the other's handshakes taken for its own.
-        if self.by_key.get(&key).is_some_and(|(holder, _)| *holder != id) {
+        if self.with_key(&key).is_some_and(|(holder, _)| holder != id) {
             return Err(EpochError::KeyTaken(number));
         }
+        let member = self.members.get_mut(&id).ok_or(EpochError::UnknownMember)?;
         let before: Vec<_> = member.epochs.iter().map(|epoch| epoch.body().key).collect();
         let new = member.epochs.insert(member.certificate.body(), epoch)?;
         if new {
@@ -300,11 +343,11 @@ impl Membership {
     /// Brings the index of keys up to date for one member, who had the keys `before`.
     fn index_keys(&mut self, id: MemberId, before: Vec<TransportKey>) {
         for key in before {
-            self.by_key.remove(&key);
+            self.by_key.remove(&(beginning(&key), id));
         }
         let Some(member) = self.members.get(&id) else { return };
         for epoch in member.epochs.accepted() {
-            self.by_key.insert(epoch.body().key, (id, epoch.body().number));
+            self.by_key.insert((beginning(&epoch.body().key), id));
         }
     }
 
@@ -431,22 +474,27 @@ impl Membership {
 
     /// A member by id. Its time may be over: see [`Membership::is_honoured`].
     pub fn get(&self, member: MemberId) -> Option<&Member> {
-        self.members.get(&member)
+        self.members.get(&member).map(Box::as_ref)
     }
 
     /// The member and epoch that a transport key belongs to.
     pub fn with_key(&self, key: &TransportKey) -> Option<(MemberId, KeyEpochNumber)> {
-        self.by_key.get(key).copied()
+        let begin = beginning(key);
+        let from = self.by_key.range((begin, MemberId::default())..);
+        from.take_while(|(other, _)| *other == begin).find_map(|(_, member)| {
+            let epoch = self.members.get(member)?.epochs.with_key(key)?;
+            Some((*member, epoch.body().number))
+        })
     }
 
     /// The honoured member that has a name.
     pub fn with_name(&self, wall: UnixMs, name: &Name) -> Option<MemberId> {
-        self.winner(wall, self.names.get(name)?)
+        self.winner(wall, self.names.of(name))
     }
 
     /// All members by ascending id, also those whose time is over.
     pub fn iter(&self) -> impl Iterator<Item = (MemberId, &Member)> + '_ {
-        self.members.iter().map(|(id, member)| (*id, member))
+        self.members.iter().map(|(id, member)| (*id, member.as_ref()))
     }
 
     /// Number of members in the table.
@@ -478,7 +526,7 @@ impl Membership {
     /// The member that an overlay address belongs to: of those certified for it and honoured, the one certified by a root
     /// rather than by an issuer, then the one with the lowest id.
     pub fn owner(&self, wall: UnixMs, address: &IpAddr) -> Option<MemberId> {
-        self.winner(wall, self.addresses.get(address)?)
+        self.winner(wall, self.addresses.of(address))
     }
 
     /// The addresses that are certified for `member`, or derived, and not lost to another.
@@ -500,13 +548,14 @@ impl Membership {
 
     /// Every clash between honoured members, addresses before names.
     pub fn clashes(&self, wall: UnixMs) -> Vec<Clash> {
+        let addresses = self.addresses.contested();
+        let names = self.names.contested();
         let over_addresses =
-            self.addresses.iter().map(|(address, claims)| (Claimed::Address(*address), claims));
-        let over_names = self.names.iter().map(|(name, claims)| (Claimed::Name(name.clone()), claims));
+            addresses.into_iter().map(|(address, claims)| (Claimed::Address(address), claims));
+        let over_names = names.into_iter().map(|(name, claims)| (Claimed::Name(name), claims));
         let mut clashes = Vec::new();
         for (over, claims) in over_addresses.chain(over_names) {
-            let mut honoured =
-                claims.iter().map(|claim| claim.member).filter(|id| self.is_honoured(wall, *id));
+            let mut honoured = claims.into_iter().filter(|id| self.is_honoured(wall, *id));
             let Some(winner) = honoured.next() else { continue };
             clashes.extend(honoured.map(|loser| Clash { over: over.clone(), winner, loser }));
         }
@@ -515,7 +564,7 @@ impl Membership {
 
     /// All addresses certified for members, honoured or not, which a new member should not get.
     pub fn certified_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.addresses.keys().copied()
+        self.addresses.0.iter().map(|(address, _)| *address)
     }
 
     fn verify(
@@ -545,29 +594,29 @@ impl Membership {
         let added = if epochs.is_some() { Added::Renewed } else { Added::New };
         let claim = Claim { by_issuer: !certificate.is_by_root(), member: id };
         for address in certificate.addresses() {
-            self.addresses.entry(address).or_default().insert(claim);
+            self.addresses.0.insert((address, claim));
         }
-        self.names.entry(certificate.body().name.clone()).or_default().insert(claim);
-        self.members.insert(id, Member { certificate, epochs: epochs.unwrap_or_default() });
+        self.names.0.insert((certificate.body().name.clone(), claim));
+        self.members.insert(id, Box::new(Member { certificate, epochs: epochs.unwrap_or_default() }));
         added
     }
 
     fn remove(&mut self, id: MemberId) {
         if let Some(member) = self.unlink(id) {
             for epoch in member.epochs.iter() {
-                self.by_key.remove(&epoch.body().key);
+                self.by_key.remove(&(beginning(&epoch.body().key), id));
             }
         }
     }
 
     /// Takes a member out with its claims, but not its keys.
-    fn unlink(&mut self, id: MemberId) -> Option<Member> {
+    fn unlink(&mut self, id: MemberId) -> Option<Box<Member>> {
         let member = self.members.remove(&id)?;
         let claim = Claim { by_issuer: !member.certificate.is_by_root(), member: id };
         for address in member.certificate.addresses() {
-            drop_claim(&mut self.addresses, &address, claim);
+            self.addresses.0.remove(&(address, claim));
         }
-        drop_claim(&mut self.names, member.name(), claim);
+        self.names.0.remove(&(member.name().clone(), claim));
         Some(member)
     }
 
@@ -580,16 +629,13 @@ impl Membership {
         expired.is_some()
     }
 
-    fn winner(&self, wall: UnixMs, claims: &BTreeSet<Claim>) -> Option<MemberId> {
-        claims.iter().map(|claim| claim.member).find(|member| self.is_honoured(wall, *member))
+    fn winner(&self, wall: UnixMs, mut claims: impl Iterator<Item = MemberId>) -> Option<MemberId> {
+        claims.find(|member| self.is_honoured(wall, *member))
     }
 }
 
-fn drop_claim<K: Ord>(claims: &mut BTreeMap<K, BTreeSet<Claim>>, key: &K, claim: Claim) {
-    if let Some(set) = claims.get_mut(key) {
-        set.remove(&claim);
-        if set.is_empty() {
-            claims.remove(key);
-        }
-    }
+/// The first bytes of a key, which hardly any other begins with.
+fn beginning(key: &TransportKey) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = key.0;
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }

@@ -216,7 +216,7 @@ impl Node {
                 member,
                 name: known.name().clone(),
                 present: self.is_present(now, member),
-                bundle: self.lsdb.get(member).and_then(|entry| entry.record().bundle),
+                bundle: self.lsdb.get(member).and_then(|entry| entry.view().bundle()),
                 reissued: !pending.contains(&member),
                 took: self.took_certificate(member),
                 waited_for: missing.contains(&member),
@@ -239,13 +239,13 @@ impl Node {
     /// Those of them whose records do not say that they know a version of the bundle.
     fn knows_bundle(&self, now: Now, rollover: &Rollover, version: u32) -> impl Iterator<Item = MemberId> {
         self.waited_for(now, rollover).filter(move |member| {
-            self.lsdb.get(*member).is_none_or(|entry| entry.record().bundle < Some(version))
+            self.lsdb.get(*member).is_none_or(|entry| entry.view().bundle() < Some(version))
         })
     }
 
     fn took_certificate(&self, member: MemberId) -> bool {
         let newest = self.membership.get(member).map(|known| known.certificate().body().serial);
-        self.lsdb.get(member).map(|entry| entry.record().certificate) >= newest
+        self.lsdb.get(member).map(|entry| entry.view().keys().0) >= newest
     }
 
     /// Members whose certificates do not go back to a root that stays, this node among them; issuers first, because the
@@ -284,16 +284,7 @@ impl Node {
         salt: u16,
     ) -> Result<VerifiedCertificate, IssueError> {
         let old = self.membership.get(member).expect("it is in the table").certificate().body();
-        let request = Request {
-            identity: old.identity,
-            name: old.name.clone(),
-            addresses: old.addresses.clone(),
-            prefixes: old.prefixes.clone(),
-            roles: old.roles,
-            constraints: old.constraints.clone(),
-            lifetime_s: old.not_after_s - old.not_before_s,
-        };
         let previous: Option<Serial> = Some(old.serial);
-        issue(now.wall, self.membership.trust(), &Signer::Root(root), request, previous, salt)
+        issue(now.wall, self.membership.trust(), &Signer::Root(root), Request::again(old), previous, salt)
     }
 }

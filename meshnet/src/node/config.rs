@@ -11,6 +11,7 @@ use proto::key_epoch::KeyEpoch;
 use proto::record::{KeyPlan, Subnet};
 use proto::signed::Signed;
 
+use super::hybrid::PostQuantum;
 use crate::crypto::TransportSecret;
 use crate::dataplane::RelayLimit;
 use crate::membership::{AddError, IdentitySecret, TrustChain};
@@ -149,8 +150,14 @@ pub struct Settings {
     pub subnets: Vec<Subnet>,
     /// Whether to relay for others, if the certificate allows it.
     pub relay: bool,
+    /// Whether to take packets of others to the internet, if the certificate allows it.
+    pub exit: bool,
+    /// The member through which this node reaches the internet.
+    pub exit_node: Option<Name>,
     /// Endpoints at which the node can be reached from outside, as configured.
     pub endpoints: Vec<SocketAddr>,
+    /// Where the gateway maps a port to the node's first socket over IPv4.
+    pub mapped: Option<SocketAddr>,
     /// Addresses of the node's interfaces, without the overlay's own.
     pub interface_addresses: Vec<IpAddr>,
     /// The node's UDP sockets.
@@ -167,8 +174,14 @@ pub struct Settings {
     pub copy_tos: bool,
     /// How much to relay for one neighbour; `None` for as much as there is.
     pub relay_limit: Option<RelayLimit>,
+    /// What the node can relay in all, in bytes a second; `None` where only its machine knows.
+    pub relay_capacity: Option<u64>,
     /// How often the transport key is replaced by itself; never if `None`.
     pub rotate_every: Option<Duration>,
+    /// Whether to announce the node to its LANs, and to listen to others there.
+    pub lan_discovery: bool,
+    /// Whether sessions are made with ML-KEM-768 beside X25519.
+    pub pq: PostQuantum,
     /// Which paths may lead to a peer, by its name; to others, any.
     pub policies: BTreeMap<Name, PeerPolicy>,
 }

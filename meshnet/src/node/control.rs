@@ -1,6 +1,6 @@
 //! Control frames, in and out.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use proto::data::TrailerFlags;
 use proto::endpoint::{Candidate, CandidateKind};
@@ -8,7 +8,8 @@ use proto::frame::{self, Frame};
 use proto::id::{MemberId, ReceiverIndex, RelayLabel};
 use proto::lane::Lane;
 
-use super::{Event, Node, Socket};
+use super::gossip::want;
+use super::{Event, Node};
 use crate::dataplane::fragment::Fragments;
 use crate::dataplane::icmp::Error;
 use crate::dataplane::meta::Checksum;
@@ -17,12 +18,15 @@ use crate::dataplane::snapshot::MemberSlot;
 use crate::dataplane::split::{Fill, Split};
 use crate::dataplane::{Carrier, HEADROOM, PeerTx, TAILROOM, Via, checksum, tx};
 use crate::path::{Origin, PathId, SocketId};
+use crate::route::flood::Level;
 use crate::time::Now;
 
 /// Frames are packed into datagrams of at most this many bytes, or of what the path carries.
 const PACK_LEN: usize = 1180;
 /// In [`Frame::Probe`]: the sender's traffic takes this path.
 pub(super) const IN_USE: u8 = 1;
+/// In [`Frame::Probe`]: the sender wants to know what has come over this path.
+const ASKS: u8 = 2;
 /// In [`Frame::RelayUnknown`]: the label is unknown.
 const UNKNOWN_LABEL: u8 = 0;
 /// In [`Frame::RelayUnknown`]: there is no way to the destination.
@@ -48,7 +52,7 @@ impl Node {
     fn handle_frame(&mut self, now: Now, member: MemberId, via: Via, frame: Frame) {
         let Some(path) = self.path_of(via) else { return };
         match frame {
-            Frame::Probe { id, sent_us, .. } => {
+            Frame::Probe { id, sent_us, path: flags, .. } => {
                 let observed = match via {
                     // The port of a connection is of no use to others.
                     Via::Direct { socket, from } => (!socket.is_stream()).then_some(from),
@@ -56,8 +60,22 @@ impl Node {
                 };
                 let in_use = u8::from(self.uses(member, path));
                 let reply = Frame::ProbeReply { id, sent_us, path: in_use, observed };
-                self.send_frames(now, member, Some(path), &[reply]);
+                let mut frames = vec![reply];
+                if flags & ASKS != 0 {
+                    let arrivals = self.peers.get(&member).and_then(|peer| peer.paths.arrivals(&path));
+                    frames.extend(arrivals.map(|packets| Frame::Arrived { id, packets }));
+                }
+                let load = self.relay_load();
+                frames.extend((load > 0).then_some(Frame::Load { eighths: load }));
+                self.send_frames(now, member, Some(path), &frames);
             }
+            Frame::Arrived { id, packets } => {
+                if let Some(peer) = self.peers.get_mut(&member) {
+                    peer.paths.handle_arrivals(now.mono, id, &packets);
+                    self.dirty.peers.insert(member);
+                }
+            }
+            Frame::Load { eighths } => self.take_load(now, member, eighths),
             Frame::ProbeReply { id, observed, .. } => {
                 let Some(peer) = self.peers.get_mut(&member) else { return };
                 if peer.paths.handle_reply(now.mono, &path, id).is_some()
@@ -72,24 +90,28 @@ impl Node {
                 if let Some(peer) = self.peers.get_mut(&member) {
                     peer.hello = Some((boot, version));
                 }
+                self.note_boot(now, member, boot);
                 self.compare_trust(now, member, bundle_version, revocations);
             }
+            Frame::Expect(endpoints) => self.handle_expectation(now, member, &endpoints),
             Frame::Candidates(candidates) => self.handle_candidates(now, member, candidates),
             Frame::Summary(_)
             | Frame::BucketVersions { .. }
             | Frame::Object(_)
             | Frame::Fragment { .. }
             | Frame::Get { .. }
+            | Frame::Have(_)
+            | Frame::Want(_)
             | Frame::GetBundles { .. }
             | Frame::Renew
             | Frame::RevocationSummary(_) => {
-                let len = frame.encoded_len();
-                if self.peers.get_mut(&member).is_some_and(|peer| peer.charge(now.mono, len)) {
+                if self.charge(now, member, &frame) {
                     self.handle_gossip(now, member, frame);
-                } else {
-                    self.stats.frames_over_budget += 1;
                 }
             }
+            Frame::KemKey(_) | Frame::KemCiphertext(_) if !self.charge(now, member, &frame) => {}
+            Frame::KemKey(piece) => self.take_kem_key(now, member, path, &piece),
+            Frame::KemCiphertext(piece) => self.take_kem_ciphertext(now, member, &piece),
             Frame::RelayLabel { destination, label } => {
                 let is_member = self.membership.get(destination).is_some();
                 if let Some(peer) = self.peers.get_mut(&member)
@@ -100,11 +122,16 @@ impl Node {
                     self.dirty.snapshot = true;
                 }
             }
-            Frame::RelayUnknown { label, destination, .. } => {
+            Frame::RelayUnknown { label, destination, reason } => {
                 let Some(peer) = self.peers.get_mut(&member) else { return };
+                let labelled = peer.labels.iter().find(|(_, known)| **known == label);
+                let named = labelled.map_or(destination, |(destination, _)| *destination);
                 let before = peer.labels.len();
                 peer.labels.retain(|known, known_label| *known != destination && *known_label != label);
                 self.dirty.snapshot |= peer.labels.len() != before;
+                if reason == NO_ROUTE {
+                    self.doubt_path(now, named, PathId::Relay { relay: member });
+                }
             }
             Frame::JoinForward { joiner, bytes } => self.take_forwarded_join(now, member, joiner, bytes),
             Frame::JoinBack { joiner, bytes } => self.return_join(now, joiner, bytes),
@@ -119,6 +146,25 @@ impl Node {
         }
     }
 
+    /// Takes a frame from the allowance of a peer; `false`, and counted, when it has sent too much.
+    fn charge(&mut self, now: Now, member: MemberId, frame: &Frame) -> bool {
+        let len = frame.encoded_len();
+        let within = self.peers.get_mut(&member).is_some_and(|peer| peer.charge(now.mono, len));
+        self.stats.frames_over_budget += u64::from(!within);
+        within
+    }
+
+    /// How long frames to a member may be, over `path` or over the paths that its traffic takes.
+    pub(super) fn frame_room(&self, member: MemberId, path: Option<PathId>) -> usize {
+        let Some(peer) = self.peers.get(&member) else { return PACK_LEN };
+        let paths = match path {
+            Some(path) => [Some(path), None],
+            None => [peer.selection.primary, peer.selection.duplicate],
+        };
+        let narrowest = paths.into_iter().flatten().map(|path| usize::from(self.inner_mtu(peer, path))).min();
+        narrowest.unwrap_or(PACK_LEN).min(PACK_LEN)
+    }
+
     /// Sends frames to a member: over `path`, or over the path that its traffic takes (and the second one, while there
     /// is doubt).
     pub(super) fn send_frames(&mut self, now: Now, member: MemberId, path: Option<PathId>, frames: &[Frame]) {
@@ -128,8 +174,7 @@ impl Node {
             None => [peer.selection.primary, peer.selection.duplicate],
         };
         let Some(sealer) = peer.session.sending().map(|keypair| keypair.sealer.clone()) else { return };
-        let narrowest = paths.into_iter().flatten().map(|path| usize::from(self.inner_mtu(peer, path))).min();
-        let pack_len = narrowest.unwrap_or(PACK_LEN).min(PACK_LEN);
+        let pack_len = self.frame_room(member, path);
         let mut packs: Vec<Vec<u8>> = Vec::new();
         for frame in frames {
             let mut encoded = Vec::new();
@@ -151,6 +196,9 @@ impl Node {
 
     /// Sends the probes that are due.
     pub(super) fn send_probes(&mut self, now: Now, member: MemberId) {
+        if let Some(peer) = self.peers.get_mut(&member) {
+            peer.count_sent(now.mono);
+        }
         loop {
             let Some(peer) = self.peers.get_mut(&member) else { return };
             if peer.session.sending().is_none() {
@@ -158,7 +206,8 @@ impl Node {
             }
             let Some(probe) = peer.paths.poll_probe(now.mono) else { break };
             let in_use = if peer.selection.primary == Some(probe.path) { IN_USE } else { 0 };
-            let frame = Frame::Probe { id: probe.id, sent_us: now.mono.0, path: in_use, padding: 0 };
+            let path = in_use | if probe.asks { ASKS } else { 0 };
+            let frame = Frame::Probe { id: probe.id, sent_us: now.mono.0, path, padding: 0 };
             self.send_frames(now, member, Some(probe.path), &[frame]);
         }
         while let Some(probe) =
@@ -169,7 +218,7 @@ impl Node {
     }
 
     /// The first frames of a session, over the path that proved it.
-    pub(super) fn greet(&mut self, now: Now, member: MemberId, path: Option<PathId>) {
+    pub(super) fn greet(&mut self, now: Now, member: MemberId, path: Option<PathId>, level: Level) {
         let hello = Frame::Hello {
             boot: self.me.boot,
             capabilities: self.me.capabilities,
@@ -177,7 +226,12 @@ impl Node {
             revocations: self.membership.revocations().digest(),
             version: self.me.version.clone(),
         };
-        let frames = [hello, Frame::Candidates(self.own_candidates()), Frame::Summary(self.lsdb.summary())];
+        let mut frames = vec![hello, Frame::Candidates(self.own_candidates())];
+        frames.extend(self.records_to_greet(now, member));
+        if level != Level::Records {
+            frames.push(want(level));
+        }
+        frames.extend(self.expectation(now, member));
         self.send_frames(now, member, path, &frames);
     }
 
@@ -200,6 +254,9 @@ impl Node {
         let gone = peer.expire_queue(now.mono);
         let packets: Vec<Vec<u8>> = peer.queue.drain(..).map(|(_, packet)| packet).collect();
         let pings: Vec<u32> = peer.pings.drain(..).collect();
+        if !packets.is_empty() {
+            peer.session.note_traffic(now.mono);
+        }
         self.refuse(gone, Error::Unreachable);
         for mut packet in packets {
             match pieces(&mut packet, tx.mtu.into()) {
@@ -222,7 +279,7 @@ impl Node {
         else {
             return;
         };
-        tx.stats.sent(0, 1, packet.len());
+        tx.sent(None, 0, 1, packet.len(), packet.len());
         for out in [Some(first), second].into_iter().flatten() {
             self.transmit((out.socket, out.to, buf[out.range].to_vec()));
         }
@@ -246,10 +303,11 @@ impl Node {
 
     /// A member saw our datagrams come from `observed`.
     fn note_reflexive(&mut self, now: Now, member: MemberId, observed: SocketAddr) {
-        if self.reflexive.insert(member, observed) == Some(observed) {
+        let link_local = matches!(observed.ip(), IpAddr::V6(v6) if v6.is_unicast_link_local());
+        if link_local || self.reflexive.insert(member, observed) == Some(observed) {
             return;
         }
-        let before = self.lsdb.get(self.me.member).map(|own| own.record().candidates.clone());
+        let before = self.lsdb.get(self.me.member).map(|own| own.view().candidates());
         if before.as_ref() != Some(&self.own_candidates()) {
             self.author_soon();
             self.announce_candidates(now);
@@ -330,22 +388,21 @@ impl Node {
         now: Now,
         member: MemberId,
         candidates: &[Candidate],
-        origin: Origin,
+        origin: impl Fn(CandidateKind) -> Origin,
     ) {
         for Candidate { kind, endpoint } in candidates {
             if !self.is_dialable(*endpoint) {
                 continue;
             }
-            let serves = |socket: &&Socket| if endpoint.is_ipv4() { socket.ipv4 } else { socket.ipv6 };
             let socket = match kind {
                 CandidateKind::Tcp => self.settings.dial_tcp.then_some(SocketId::TCP),
                 CandidateKind::Tls => self.settings.dial_tls.then_some(SocketId::TLS),
-                _ => self.settings.sockets.iter().find(serves).map(|socket| socket.id),
+                _ => self.socket_for(*endpoint),
             };
             let Some(socket) = socket else { continue };
             let path = PathId::Direct { socket, remote: *endpoint };
             if let Some(peer) = self.peers.get_mut(&member) {
-                peer.paths.add(now.mono, path, origin);
+                peer.paths.add(now.mono, path, origin(*kind));
             }
         }
     }

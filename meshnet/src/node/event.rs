@@ -160,6 +160,42 @@ pub enum Event {
         /// Its name.
         name: Name,
     },
+    /// A member can be reached from now on, whether or not there is a session with it.
+    NodeUp {
+        /// The member.
+        member: MemberId,
+        /// Its name.
+        name: Name,
+    },
+    /// A member cannot be reached any more, or is none any more.
+    NodeDown {
+        /// The member.
+        member: MemberId,
+        /// Its name.
+        name: Name,
+    },
+    /// A subnet can be reached through this member, which may be this node.
+    SubnetUp {
+        /// The member.
+        member: MemberId,
+        /// Its name.
+        name: Name,
+        /// The subnet.
+        prefix: IpNet,
+        /// Its weight.
+        weight: u16,
+    },
+    /// A subnet cannot be reached through this member any more.
+    SubnetDown {
+        /// The member.
+        member: MemberId,
+        /// Its name.
+        name: Name,
+        /// The subnet.
+        prefix: IpNet,
+        /// Its weight.
+        weight: u16,
+    },
     /// Traffic to this member takes another path from now on.
     PathChanged {
         /// The member.
@@ -173,6 +209,8 @@ pub enum Event {
         /// Why.
         reason: Change,
     },
+    /// To be said on every LAN, in datagrams to the groups of [`proto::lan`].
+    Announce(Vec<u8>),
     /// Somebody wants to join with an invitation of this node; the answer goes to [`super::Node::answer_join`].
     Join {
         /// Where the answer goes.

@@ -1,6 +1,6 @@
 //! Certificates, key epochs, and records: comparing databases, sending what the other lacks, taking what is newer.
 //!
-//! A record is pushed at once to every peer when it is new. Whoever missed it finds out by comparing bucket hashes: at
+//! A record is passed on as [`Flood`] says when it is new. Whoever missed it finds out by comparing bucket hashes: at
 //! the start of a session and from time to time. Certificates and key epochs follow on request: a record names the ones
 //! that belong to it.
 
@@ -9,26 +9,40 @@ use std::time::Duration;
 
 use proto::bundle::SignedBundle;
 use proto::certificate::Certificate;
-use proto::frame::{BUCKETS, Frame, MAX_FRAGMENT_LEN};
+use proto::frame::{BUCKETS, Frame, MAX_FRAGMENT_LEN, MAX_VERSIONS};
 use proto::id::{BootEpoch, MemberId, Seq};
 use proto::key_epoch::KeyEpoch;
 use proto::record::Record;
 use proto::revocation::Revocation;
 use proto::signed::{Body, ObjectKind, Signed};
 
-use super::peer::Peer;
+use super::peer::{COMPARE_AGAIN, Peer};
 use super::{Event, Node};
 use crate::crypto::hash;
 use crate::membership::{Added, Membership};
+use crate::pack::pack;
+use crate::route::Version;
+use crate::route::flood::{Action, BATCH, Flood, Level, Neighbour};
 use crate::route::lsdb::{Authored, Inserted, Part, Refusal, Verdict};
 use crate::time::{Mono, Now, UnixMs};
 
-/// Records that become known together are pushed together after this long.
-const BATCH: Duration = Duration::from_millis(50);
-/// Databases of two neighbours are compared this often.
-const COMPARE_EVERY: Duration = Duration::from_secs(30);
-/// How soon two databases that differed are compared again, at first.
-pub(super) const COMPARE_AGAIN: Duration = Duration::from_secs(1);
+/// Databases of two neighbours are compared this often at first, and after each time half as often …
+pub(super) const COMPARE_EVERY: Duration = Duration::from_secs(30);
+/// … down to this. A difference, or news that one told the other, begin it anew …
+const COMPARE_SELDOM: Duration = Duration::from_secs(240);
+/// … and this soon, for news may have been lost on the way. In larger meshes something is always new, and other neighbours
+/// tell it as well: there it is later by [`COMPARE_PER_MEMBER`] for each member.
+const COMPARE_AFTER_NEWS: Duration = Duration::from_secs(5);
+/// See [`COMPARE_AFTER_NEWS`].
+const COMPARE_PER_MEMBER: Duration = Duration::from_millis(100);
+/// After its start a node that knows so many records already waits before it compares them with others'.
+const STORM: Duration = Duration::from_secs(3);
+const STORM_RECORDS: usize = 32;
+/// So long at least, and up to twice that: by then what is flooded has arrived, and only what was lost differs.
+const COMPARE_IN_STORM: Duration = Duration::from_millis(2500);
+/// Until then changes of its own record are gathered for so long: its first sessions are made one after the other, and each
+/// changes it.
+const BATCH_IN_STORM: Duration = Duration::from_millis(400);
 /// Keys this young were made with the peer as it runs now, not as it ran before a restart.
 const FRESH: Duration = Duration::from_secs(5);
 /// Records that wait for the certificate or key epoch that they name.
@@ -44,9 +58,8 @@ const MAX_PUSHED: usize = 512;
 /// What gossip is under way.
 #[derive(Default)]
 pub(super) struct Gossip {
-    /// Origins whose records are to be pushed, with whom they came from.
-    push: BTreeMap<MemberId, Option<MemberId>>,
-    /// Other objects that are to be pushed before the records, with whom they came from.
+    pub(super) flood: Flood,
+    /// Objects other than records that are to be pushed, with whom they came from.
     objects: Vec<(Vec<u8>, Option<MemberId>)>,
     flush_at: Option<Mono>,
     /// Records that wait for a certificate or key epoch, by origin.
@@ -55,7 +68,11 @@ pub(super) struct Gossip {
 
 impl Gossip {
     pub(super) fn flush_at(&self) -> Option<Mono> {
-        self.flush_at
+        self.flush_at.into_iter().chain(self.flood.poll_timeout()).min()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len() + self.flood.missing_len()
     }
 
     /// Pushes an object to all peers but the one it came from, soon. Whoever misses it asks for it.
@@ -65,11 +82,6 @@ impl Gossip {
             self.flush_at.get_or_insert(now + BATCH);
         }
     }
-
-    fn push(&mut self, now: Mono, origin: MemberId, from: Option<MemberId>) {
-        self.push.insert(origin, from);
-        self.flush_at.get_or_insert(now + BATCH);
-    }
 }
 
 impl Node {
@@ -78,15 +90,15 @@ impl Node {
     pub fn export_cache(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for (_, member) in self.membership.iter() {
-            put_object(&mut out, &member.certificate().signed().to_bytes());
+            put_object(&mut out, member.certificate().signed().as_bytes());
         }
         for (_, member) in self.membership.iter() {
             for epoch in member.epochs().iter() {
-                put_object(&mut out, &epoch.to_bytes());
+                put_object(&mut out, epoch.as_bytes());
             }
         }
         for (_, entry) in self.lsdb.iter() {
-            put_object(&mut out, &entry.signed().to_bytes());
+            put_object(&mut out, entry.as_bytes());
         }
         for seen in self.export_seen() {
             put_object(&mut out, &seen);
@@ -119,6 +131,8 @@ impl Node {
                 }
             }
         }
+        // Records will fill what becomes free.
+        self.membership.pack();
         for object in &objects {
             match ObjectKind::of(object) {
                 Some(ObjectKind::KeyEpoch) => {
@@ -142,6 +156,15 @@ impl Node {
                 None => self.import_seen(now, object),
             }
         }
+        for origin in self.known_origins() {
+            self.note_attachment(origin);
+        }
+        self.membership.pack();
+        self.lsdb.pack();
+        pack(&mut self.attached);
+        if self.lsdb.len() >= STORM_RECORDS {
+            self.gossip.flood.expect_storm(self.started + STORM);
+        }
     }
 
     pub(super) fn handle_gossip(&mut self, now: Now, from: MemberId, frame: Frame) {
@@ -160,6 +183,15 @@ impl Node {
             }
             Frame::Get { member, what } => self.send_objects(now, from, member, what),
             Frame::Renew => self.handle_renew(now, from),
+            Frame::Have(versions) => self.handle_have(now, from, &versions),
+            Frame::Want(what) => {
+                let level = match what {
+                    Frame::WANT_NOTHING => Level::Nothing,
+                    Frame::WANT_VERSIONS => Level::Versions,
+                    _ => Level::Records,
+                };
+                self.gossip.flood.wants(from, level);
+            }
             Frame::GetBundles { after } => self.send_bundles(now, from, after),
             Frame::RevocationSummary(theirs) => self.handle_revocation_summary(now, from, &theirs),
             _ => {}
@@ -168,11 +200,18 @@ impl Node {
 
     fn handle_summary(&mut self, now: Now, from: MemberId, theirs: &[u64; BUCKETS]) {
         let mut frames = Vec::new();
+        let soon = self.compare_after_news();
         let differing = self.lsdb.differing(theirs);
         if let Some(peer) = self.peers.get_mut(&from) {
+            // Of two that have just sent each other summaries, one lists what it has.
+            let crossed = peer.summarised_records.is_some_and(|at| now.mono.since(at) < COMPARE_AGAIN);
+            if crossed && from < self.me.member {
+                return;
+            }
             if differing.is_empty() {
                 peer.compare_pause = COMPARE_AGAIN;
             } else {
+                peer.compare_every = peer.compare_every.min(soon);
                 // What is sent now may be lost: see soon whether it arrived, ever later while it makes no difference.
                 peer.compare_at = peer.compare_at.min(now.mono + peer.compare_pause);
                 peer.compare_pause = (peer.compare_pause * 2).min(COMPARE_EVERY);
@@ -194,13 +233,17 @@ impl Node {
     fn handle_versions(&mut self, now: Now, from: MemberId, part: &Part) {
         let difference = self.lsdb.compare(part);
         for member in difference.send.into_iter().take(MAX_PER_PART) {
-            self.send_objects(now, from, member, u8::MAX);
+            let what = if difference.missing.contains(&member) { u8::MAX } else { Frame::GET_RECORD };
+            self.send_objects(now, from, member, what);
         }
         let wanted: Vec<Frame> = difference
             .want
             .into_iter()
             .take(MAX_PER_PART)
-            .map(|member| Frame::Get { member, what: u8::MAX })
+            .map(|member| {
+                let known = self.membership.get(member).is_some();
+                Frame::Get { member, what: if known { Frame::GET_RECORD } else { u8::MAX } }
+            })
             .collect();
         self.send_frames(now, from, None, &wanted);
     }
@@ -285,7 +328,7 @@ impl Node {
         }
     }
 
-    fn learn_record(&mut self, now: Now, from: MemberId, record: Signed<Record>) {
+    pub(super) fn learn_record(&mut self, now: Now, from: MemberId, record: Signed<Record>) {
         let origin = record.body().member;
         let membership = &self.membership;
         let kept = record.clone();
@@ -301,8 +344,58 @@ impl Node {
                 }
             }
             Inserted::Refused(_) | Inserted::Conflict => self.stats.objects_refused += 1,
-            Inserted::Known => {}
+            Inserted::Known => {
+                let relays = self.relays_now(now);
+                self.with_flood(now, |flood, neighbour| {
+                    flood.known(now.mono, origin, from, relays, neighbour)
+                });
+            }
         }
+    }
+
+    fn handle_have(&mut self, now: Now, from: MemberId, versions: &[(MemberId, BootEpoch, Seq)]) {
+        for (origin, boot, seq) in versions {
+            let there = Version { boot: *boot, seq: *seq };
+            if self.lsdb.get(*origin).is_none_or(|entry| entry.version() < there) {
+                self.gossip.flood.missing(now.mono, *origin, there, from);
+            }
+        }
+    }
+
+    /// Does something with the flooding, which asks who is a neighbour.
+    fn with_flood<T>(
+        &mut self,
+        now: Now,
+        act: impl FnOnce(&mut Flood, &dyn Fn(MemberId) -> Neighbour) -> T,
+    ) -> T {
+        let mut flood = std::mem::take(&mut self.gossip.flood);
+        let answers = |member: MemberId| {
+            self.peers.get(&member).is_some_and(|peer| peer.up && peer.paths.any_alive(now.mono))
+        };
+        let relay_answers =
+            self.targets.iter().any(|member| self.announces_relay(now, *member) && answers(*member));
+        let neighbour = |member: MemberId| {
+            let relay = self.announces_relay(now, member);
+            Neighbour {
+                near: (relay || !relay_answers) && self.is_adjacency(member) && answers(member),
+                relies: !relay && (self.attached.contains(&member) || self.targets.contains(&member)),
+            }
+        };
+        let done = act(&mut flood, &neighbour);
+        self.gossip.flood = flood;
+        done
+    }
+
+    /// Sees to it that enough neighbours pass records on to this node.
+    pub(super) fn tend_flood(&mut self, now: Now) {
+        let relays = self.relays_now(now);
+        self.with_flood(now, |flood, neighbour| flood.tend(now.mono, relays, neighbour));
+    }
+
+    /// What a peer is to be told that this node wants of it, in the greeting.
+    pub(super) fn welcome_to_flood(&mut self, now: Now, member: MemberId) -> Level {
+        let relays = self.relays_now(now);
+        self.with_flood(now, |flood, neighbour| flood.welcome(member, relays, neighbour))
     }
 
     fn retry_waiting(&mut self, now: Now, origin: MemberId) {
@@ -312,14 +405,16 @@ impl Node {
     }
 
     fn record_is_new(&mut self, now: Now, origin: MemberId, from: MemberId) {
-        self.gossip.push(now.mono, origin, Some(from));
+        if let Some(version) = self.lsdb.get(origin).map(|entry| entry.version()) {
+            self.gossip.flood.learned(now.mono, origin, version, Some(from));
+        }
         self.events.push_back(Event::CacheChanged);
         self.note_keys_of(now, origin);
         self.note_bundle_of(now, origin, from);
         self.routing.timer.changed(now.mono);
-        let Some(record) = self.lsdb.get(origin).map(|entry| entry.record()) else { return };
-        let lists_me = record.links.iter().any(|link| link.member == self.me.member);
-        let (boot, epoch, serial) = (record.boot, record.key_epoch, record.certificate);
+        self.note_attachment(origin);
+        let Some(entry) = self.lsdb.get(origin) else { return };
+        let (boot, (serial, epoch)) = (entry.version().boot, entry.view().keys());
         if let Some(known) = self.membership.get(origin) {
             let mut what = 0;
             if known.epochs().newest().is_none_or(|newest| newest.body().number < epoch) {
@@ -336,6 +431,7 @@ impl Node {
             }
         }
         self.refresh_paths(now, origin);
+        self.note_boot(now, origin, boot);
         let Some(peer) = self.peers.get_mut(&origin) else { return };
         // Its handshake may have been faster than its record.
         let fresh = peer.session.keypairs().any(|keypair| now.mono.since(keypair.created) < FRESH);
@@ -349,13 +445,9 @@ impl Node {
                 peer.session.handle_timeout(now, &mut self.handshaker);
                 self.drain_session(now, origin);
             }
-        }
-        let announced = self
-            .lsdb
-            .get(self.me.member)
-            .is_some_and(|own| own.record().links.iter().any(|link| link.member == origin));
-        if lists_me != announced {
-            self.author_soon();
+        } else if peer.session.is_initiating() {
+            // There is news of it while we knock: it may only now be there to hear that.
+            self.spread_init(now, origin);
         }
     }
 
@@ -382,29 +474,55 @@ impl Node {
             }
         }
         if what & Frame::GET_RECORD != 0 {
-            objects.extend(self.lsdb.get(member).map(|entry| entry.signed().to_bytes()));
+            objects.extend(self.lsdb.get(member).map(|entry| entry.as_bytes().to_vec()));
         }
         objects
     }
 
-    /// Pushes new records to the peers that may not have them.
+    /// Passes on what is new to the peers that may not have it.
     pub(super) fn drive_gossip(&mut self, now: Now) {
-        if self.gossip.flush_at.is_none_or(|at| at > now.mono) {
+        if self.gossip.flush_at.is_some_and(|at| at <= now.mono) {
+            self.gossip.flush_at = None;
+            self.push_objects(now);
+        }
+        if self.gossip.flood.poll_timeout().is_none_or(|at| at > now.mono) {
             return;
         }
-        self.gossip.flush_at = None;
-        let push = std::mem::take(&mut self.gossip.push);
+        let relays = self.relays_now(now);
+        let actions = self.with_flood(now, |flood, neighbour| flood.drive(now.mono, relays, neighbour));
+        for action in actions {
+            match action {
+                Action::Push(peer, origins) => {
+                    let records = origins.iter().filter_map(|origin| self.lsdb.get(*origin));
+                    let frames: Vec<Frame> = records.flat_map(|entry| frames_of(entry.as_bytes())).collect();
+                    self.send_frames(now, peer, None, &frames);
+                    self.told_news(now, peer);
+                }
+                Action::Tell(peer, origins) => {
+                    let versions = origins.iter().filter_map(|origin| {
+                        let version = self.lsdb.get(*origin)?.version();
+                        Some((*origin, version.boot, version.seq))
+                    });
+                    let versions: Vec<_> = versions.collect();
+                    let frames: Vec<Frame> =
+                        versions.chunks(MAX_VERSIONS).map(|part| Frame::Have(part.to_vec())).collect();
+                    self.send_frames(now, peer, None, &frames);
+                    self.told_news(now, peer);
+                }
+                Action::Ask(peer, member) => {
+                    self.send_frames(now, peer, None, &[Frame::Get { member, what: Frame::GET_RECORD }]);
+                }
+                Action::Want(peer, level) => self.send_frames(now, peer, None, &[want(level)]),
+            }
+        }
+    }
+
+    fn push_objects(&mut self, now: Now) {
         let objects = std::mem::take(&mut self.gossip.objects);
         let up: Vec<MemberId> = self.peers.values().filter(|peer| peer.up).map(|peer| peer.member).collect();
         for peer in up {
-            let first =
-                objects.iter().filter(|(_, from)| *from != Some(peer)).map(|(object, _)| object.clone());
-            let records = push
-                .iter()
-                .filter(|(origin, from)| **origin != peer && **from != Some(peer))
-                .filter_map(|(origin, _)| self.lsdb.get(*origin))
-                .map(|entry| entry.signed().to_bytes());
-            let frames: Vec<Frame> = first.chain(records).flat_map(|object| frames_of(&object)).collect();
+            let objects = objects.iter().filter(|(_, from)| *from != Some(peer));
+            let frames: Vec<Frame> = objects.flat_map(|(object, _)| frames_of(object)).collect();
             self.send_frames(now, peer, None, &frames);
         }
     }
@@ -419,21 +537,79 @@ impl Node {
         if !peer.up || peer.compare_at > now.mono {
             return;
         }
-        let next = now.mono + COMPARE_EVERY + self.random_jitter(COMPARE_EVERY / 4);
+        let every = peer.compare_every;
+        let next = now.mono + every + self.random_jitter(every / 4);
         let mut frames = vec![Frame::Summary(self.lsdb.summary())];
         if !self.membership.revocations().is_empty() {
             frames.push(Frame::RevocationSummary(self.membership.revocations().summary()));
         }
         if let Some(peer) = self.peers.get_mut(&member) {
             peer.compare_at = next;
+            peer.compare_every = (every * 2).min(COMPARE_SELDOM);
+            peer.summarised_records = Some(now.mono);
         }
         self.send_frames(now, member, None, &frames);
     }
 
+    /// How soon after news databases are compared, to find what was lost of them.
+    fn compare_after_news(&self) -> Duration {
+        let members = u32::try_from(self.membership.len()).unwrap_or(u32::MAX);
+        COMPARE_PER_MEMBER.saturating_mul(members).clamp(COMPARE_AFTER_NEWS, COMPARE_SELDOM)
+    }
+
+    /// Notes that a peer was told news, which may not arrive.
+    fn told_news(&mut self, now: Now, member: MemberId) {
+        let soon = self.compare_after_news();
+        let at = now.mono + soon + self.random_jitter(soon / 4);
+        if let Some(peer) = self.peers.get_mut(&member) {
+            peer.compare_at = peer.compare_at.min(at);
+            peer.compare_every = peer.compare_every.min(soon);
+        }
+    }
+
+    /// What a session begins with: the own record, and a summary of all others. Where this node has just started with what
+    /// it knew before, the others may have as well: much is about to change, and what of that does not come by itself is
+    /// looked for a little later.
+    pub(super) fn records_to_greet(&mut self, now: Now, member: MemberId) -> Vec<Frame> {
+        let own = self.lsdb.get(self.me.member).map(|own| own.as_bytes().to_vec());
+        let mut frames = own.map(|own| frames_of(&own)).unwrap_or_default();
+        let wait = COMPARE_IN_STORM + self.random_jitter(COMPARE_IN_STORM);
+        let stormy = self.is_stormy(now);
+        if let Some(peer) = self.peers.get_mut(&member) {
+            if stormy {
+                peer.compare_at = peer.compare_at.max(now.mono + wait);
+            } else {
+                peer.summarised_records = Some(now.mono);
+                frames.push(Frame::Summary(self.lsdb.summary()));
+            }
+        }
+        frames
+    }
+
+    /// Whether this node has just started in a large mesh, and others may have as well.
+    fn is_stormy(&self, now: Now) -> bool {
+        now.mono.since(self.started) < STORM && self.lsdb.len() >= STORM_RECORDS
+    }
+
+    /// Makes a new own record when something that it says may have changed, once for all that changes together.
+    pub(super) fn author_if_due(&mut self, now: Now) {
+        if std::mem::take(&mut self.dirty.record) {
+            let first = self.lsdb.get(self.me.member).is_none();
+            let gather = if self.is_stormy(now) { BATCH_IN_STORM } else { BATCH };
+            let at = if first { now.mono } else { now.mono + gather };
+            self.dirty.record_at = Some(self.dirty.record_at.map_or(at, |record_at| record_at.min(at)));
+        }
+        if self.dirty.record_at.is_some_and(|at| at <= now.mono) {
+            self.dirty.record_at = None;
+            self.author_record(now);
+        }
+    }
+
     /// Makes a new own record where something that it says has changed.
-    pub(super) fn author_record(&mut self, now: Now) {
-        let (candidates, subnets, links) =
+    fn author_record(&mut self, now: Now) {
+        let (candidates, mut subnets, links) =
             (self.own_candidates(), self.own_subnets(now.wall), self.own_links(now));
+        subnets.extend(self.exit_subnets(now));
         let left_out = self.plan.as_ref().map_or(0, |plan| plan.without.len());
         let used = candidates.len() + subnets.len() + links.len() + left_out;
         let (confirms, short_confirms) = self.own_confirms(now.mono, used);
@@ -460,7 +636,9 @@ impl Node {
         let made = self.lsdb.author(now, content, |record| identity.sign_record(record));
         if made == Authored::New {
             let own = self.me.member;
-            self.gossip.push(now.mono, own, None);
+            if let Some(version) = self.lsdb.get(own).map(|entry| entry.version()) {
+                self.gossip.flood.learned(now.mono, own, version, None);
+            }
             self.routing.timer.changed(now.mono);
             self.events.push_back(Event::CacheChanged);
         }
@@ -469,8 +647,9 @@ impl Node {
     /// Subnets that are configured and that the certificate allows.
     pub(super) fn own_subnets(&self, wall: UnixMs) -> Vec<proto::record::Subnet> {
         let me = self.me.member;
-        let allowed =
-            |subnet: &&proto::record::Subnet| self.membership.may_announce(wall, me, &subnet.prefix);
+        let allowed = |subnet: &&proto::record::Subnet| {
+            subnet.prefix.prefix_len() > 0 && self.membership.may_announce(wall, me, &subnet.prefix)
+        };
         self.settings.subnets.iter().filter(allowed).take(MAX_OWN_SUBNETS).copied().collect()
     }
 
@@ -489,6 +668,15 @@ fn genuine(membership: &Membership, wall: UnixMs, record: &Signed<Record>) -> Ve
         },
         _ => Verdict::UnknownOrigin,
     }
+}
+
+/// The frame that asks for a level of news.
+pub(super) fn want(level: Level) -> Frame {
+    Frame::Want(match level {
+        Level::Nothing => Frame::WANT_NOTHING,
+        Level::Versions => Frame::WANT_VERSIONS,
+        Level::Records => Frame::WANT_RECORDS,
+    })
 }
 
 /// The frames that carry an object: one, or its pieces.

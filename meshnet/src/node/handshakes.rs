@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use proto::arrivals::LENGTHS;
 use proto::certificate::Certificate;
 use proto::datagram::Kind;
 use proto::handshake::{Attachment, InitPayload};
@@ -42,9 +43,10 @@ impl Node {
 
     /// Takes a packet whose owner has no session yet.
     pub(super) fn handle_packet(&mut self, now: Now, packet: Vec<u8>) {
-        let Some(addresses) = crate::dataplane::packet::addresses(&packet) else { return };
-        let owner = self.routing.fib.lookup(&addresses.destination).and_then(|slot| self.slots.member(slot));
-        let Some(member) = owner.filter(|member| *member != self.me.member) else {
+        if crate::dataplane::packet::addresses(&packet).is_none() {
+            return;
+        }
+        let Some(member) = self.flow_owner(&packet).filter(|member| *member != self.me.member) else {
             self.refuse(vec![packet], Error::NoRoute);
             return;
         };
@@ -53,6 +55,10 @@ impl Node {
             return;
         }
         self.note_traffic(now, member);
+        if self.peers.get(&member).is_some_and(|peer| self.is_refused(peer)) {
+            self.refuse(vec![packet], Error::Prohibited);
+            return;
+        }
         let unresponsive = self.peers.get(&member).is_some_and(|peer| peer.unresponsive(now.mono));
         if unresponsive {
             // It may answer yet, so the packet waits; but whoever sent it need not.
@@ -77,11 +83,14 @@ impl Node {
     pub(super) fn note_traffic(&mut self, now: Now, member: MemberId) {
         let Some(peer) = self.peers.get_mut(&member) else { return };
         peer.needed = now.mono;
+        peer.session.note_traffic(now.mono);
+        let rate = peer.rate(now.mono);
         if peer.stats.large.swap(false, Ordering::Relaxed) {
-            peer.paths.note_large(now.mono);
+            peer.paths.note_large(now.mono, rate);
         }
         if peer.paths.traffic(now.mono) {
             self.refresh_paths(now, member);
+            self.send_expectation(now, member);
             self.send_probes(now, member);
         }
         self.revive_if_dead(now, member);
@@ -110,7 +119,9 @@ impl Node {
             let remote = remote_epoch(self.membership.get(member)?.epochs().newest()?);
             let slot = self.slots.get(member);
             let session = Session::new(member, remote);
-            let peer = Peer::new(now.mono, member, slot, session, self.rng.next_u32());
+            let mut probe_key = [0; 16];
+            self.rng.fill_bytes(&mut probe_key);
+            let peer = Peer::new(now.mono, member, slot, session, probe_key);
             self.peers.insert(member, peer);
         }
         self.peers.get_mut(&member)
@@ -123,6 +134,7 @@ impl Node {
                 SessionEvent::NeedInit => self.send_init(now, member),
                 SessionEvent::RepeatInit => self.spread_init(now, member),
                 SessionEvent::KeysChanged | SessionEvent::Expired(_) => self.dirty.snapshot = true,
+                SessionEvent::KemDue => self.send_kem_key(now, member),
                 SessionEvent::GaveUp => self.give_up(now, member),
             }
         }
@@ -151,14 +163,19 @@ impl Node {
             let _ = peer.session.initiate(now, &mut self.handshaker, &[]);
         }
         peer.unanswered = peer.unanswered.saturating_add(1);
+        let works = if peer.session.take_routine() { peer.paths.trusted(now.mono) } else { None };
         if peer.unanswered == 2 {
             self.routing.timer.changed(now.mono);
         }
-        self.spread_init(now, member);
+        // What replaces keys that work goes by the path that works; by the others if that is not answered.
+        match works {
+            Some(path) => self.send_init_over(now, member, path),
+            None => self.spread_init(now, member),
+        }
     }
 
     /// Sends the init that is under way over every path worth trying.
-    fn spread_init(&mut self, now: Now, member: MemberId) {
+    pub(super) fn spread_init(&mut self, now: Now, member: MemberId) {
         self.refresh_paths(now, member);
         let Some(peer) = self.peers.get(&member) else { return };
         for path in peer.paths.handshake_paths(now.mono, MAX_INIT_PATHS) {
@@ -197,7 +214,7 @@ impl Node {
     fn accept_init(&mut self, now: Now, via: Via, opened: OpenedInit) {
         let Some(member) = self.identify(now, &opened) else {
             self.stats.strangers += 1;
-            if let Some(newest) = self.newest_of_retired(&opened) {
+            if let Some(newest) = self.newest_of_retired(&opened.remote_static, &opened.payload()) {
                 let answer = self.handshaker.stale_answer(opened.sender, &newest);
                 self.answer(now, via, &answer);
             }
@@ -257,19 +274,18 @@ impl Node {
 
     /// Who comes with a retired key of a member's, and that member's signature for it, was restored from an old backup, or
     /// has found an old key. The newest epoch helps the one, and tells the other nothing that members do not know.
-    fn newest_of_retired(&self, opened: &OpenedInit) -> Option<Vec<u8>> {
-        let payload = opened.payload();
+    pub(super) fn newest_of_retired(&self, key: &TransportKey, payload: &InitPayload<'_>) -> Option<Vec<u8>> {
         let epoch = payload.attachments.iter().find_map(|attachment| match attachment {
             Attachment::KeyEpoch(bytes) => Signed::<KeyEpoch>::parse(bytes).ok(),
             _ => None,
         })?;
         let known = self.membership.get(epoch.body().member)?;
         let newest = known.epochs().newest()?;
-        let retired = epoch.body().key == opened.remote_static && epoch.body().number < newest.body().number;
+        let retired = epoch.body().key == *key && epoch.body().number < newest.body().number;
         (retired && known.verify(&epoch).is_ok()).then(|| newest.to_bytes())
     }
 
-    fn learn_attachments(
+    pub(super) fn learn_attachments(
         &mut self,
         now: Now,
         payload: &InitPayload<'_>,
@@ -342,11 +358,19 @@ impl Node {
     }
 
     /// Bytes of inner packets came on a path.
-    pub(super) fn count_received(&mut self, receiver: ReceiverIndex, via: Via, bytes: u64) {
+    pub(super) fn count_received(
+        &mut self,
+        receiver: ReceiverIndex,
+        via: Via,
+        bytes: u64,
+        lane: u8,
+        packets: &[u32; LENGTHS],
+    ) {
         let path = self.path_of(via).filter(|_| bytes > 0);
         let member = self.handshaker.owner(receiver);
         if let (Some(path), Some(peer)) = (path, member.and_then(|member| self.peers.get_mut(&member))) {
             peer.paths.count(&path, 0, bytes);
+            peer.paths.count_packets(&path, lane, packets);
         }
     }
 
@@ -379,6 +403,12 @@ impl Node {
         // So is the greeting: if the one that comes with these keys is lost, the boot is not known.
         peer.hello = None;
         let was_up = std::mem::replace(&mut peer.up, true);
+        let refused = self.peers.get(&member).is_some_and(|peer| self.is_refused(peer));
+        let Some(peer) = self.peers.get_mut(&member) else { return };
+        if std::mem::replace(&mut peer.refused, refused) != refused {
+            // Another owner of its subnets gets their packets, or no longer.
+            self.routing.timer.changed(now.mono);
+        }
         if let Some(path) = path {
             peer.paths.prove(now.mono, path);
         }
@@ -390,7 +420,11 @@ impl Node {
             }
         }
         self.choose_path(now, member);
-        self.greet(now, member, path);
+        let mut level = self.gossip.flood.established(member, !was_up);
+        if !was_up {
+            level = self.welcome_to_flood(now, member);
+        }
+        self.greet(now, member, path, level);
         self.send_probes(now, member);
         self.flush_waiting(now, member);
         self.relay_changed(now, member);
@@ -419,6 +453,7 @@ impl Node {
     }
 
     fn ended(&mut self, now: Now, member: MemberId) {
+        self.gossip.flood.ended(member);
         if let Some(name) = self.name_of(member) {
             self.events.push_back(Event::PeerDown { member, name });
         }

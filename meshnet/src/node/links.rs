@@ -2,26 +2,34 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
+use ipnet::IpNet;
 use proto::certificate::Roles;
 use proto::endpoint::{Candidate, CandidateKind, MAX_CANDIDATES};
-use proto::id::{MemberId, Name};
+use proto::id::{BootEpoch, MemberId, Name};
 use proto::record::Link;
 
 use super::Node;
 use crate::crypto::hash;
 use crate::membership;
 use crate::path::{Origin, PathId, Policy};
+use crate::route::spf::LOST;
 use crate::time::Now;
 
 /// Relays that a node which does not relay stays connected with.
 const TARGET_RELAYS: usize = 3;
+/// Of them, those of its own datacentre.
+const TARGET_RELAYS_NEAR: usize = 2;
 /// Other relays that a relay stays connected with.
 const TARGET_RELAYS_OF_RELAY: usize = 16;
 /// Members that a node stays connected with while no relay answers.
 const TARGET_MEMBERS: usize = 3;
 /// Links that one node announces.
 pub(super) const MAX_OWN_LINKS: usize = 224;
+/// A relay that has started waits so long for those who say that they are attached to it, before it says that it has lost
+/// them.
+const LOST_AFTER: Duration = Duration::from_secs(30);
 /// Reflexive endpoints announced, at most.
 const MAX_REFLEXIVE: usize = 4;
 /// Endpoints on TCP announced, at most.
@@ -43,26 +51,27 @@ impl Node {
 
     /// Chooses whom to stay connected with.
     ///
-    /// A node stays connected with up to three relays, its own datacentre's first and then of as many datacentres as
-    /// possible; relays stay connected with each other; and while no relay answers, any members will do, so that news
-    /// still travel. Ties are broken by a hash of both ends, so that nodes spread over equal relays.
+    /// A node stays connected with up to three relays: two of its own datacentre, which share what stays inside, and then of
+    /// as many datacentres as possible; relays stay connected with each other; and while no relay answers, any members will
+    /// do, so that news still travel. Ties are broken by a hash of both ends, so that nodes spread over equal relays.
     pub(super) fn choose_targets(&mut self, now: Now) {
         let relays: Vec<(MemberId, Option<Name>)> = self
             .lsdb
             .iter()
             .filter(|(member, entry)| {
-                *member != self.me.member && entry.record().relays && self.may_relay(now, *member)
+                *member != self.me.member && entry.view().relays() && self.may_relay(now, *member)
             })
-            .map(|(member, entry)| (member, entry.record().datacenter.clone()))
+            .map(|(member, entry)| (member, entry.view().datacenter()))
             .collect();
         let mut targets = BTreeSet::new();
         if self.relays_now(now) {
             let mut others: Vec<MemberId> = relays.iter().map(|(member, _)| *member).collect();
-            others.sort_by_key(|member| self.affinity(*member));
+            others.sort_by_cached_key(|member| self.affinity(*member));
             targets.extend(others.into_iter().take(TARGET_RELAYS_OF_RELAY));
         } else {
             let mut left: Vec<(MemberId, Option<Name>)> = relays;
             let mut seen: BTreeSet<Option<Name>> = BTreeSet::new();
+            let mut near = 0;
             while targets.len() < TARGET_RELAYS && !left.is_empty() {
                 let own = &self.settings.datacenter;
                 let best = left
@@ -70,19 +79,20 @@ impl Node {
                     .enumerate()
                     .min_by_key(|(_, (member, datacenter))| {
                         let silent = self.peers.get(member).is_some_and(|peer| peer.unresponsive(now.mono));
-                        let foreign = own.is_none() || datacenter != own;
-                        (silent, seen.contains(datacenter), foreign, self.affinity(*member))
+                        let inside = own.is_some() && datacenter == own && near < TARGET_RELAYS_NEAR;
+                        (silent, !inside, seen.contains(datacenter), self.affinity(*member))
                     })
                     .map(|(at, _)| at);
                 let Some(best) = best else { break };
                 let (member, datacenter) = left.swap_remove(best);
+                near += usize::from(datacenter == self.settings.datacenter);
                 seen.insert(datacenter);
                 targets.insert(member);
             }
         }
-        let answering = targets
-            .iter()
-            .any(|member| self.peers.get(member).is_some_and(|peer| peer.up && peer.unanswered < 2));
+        // One that was not asked twice yet may answer: when many start at once, they must not all turn to each other.
+        let answering =
+            targets.iter().any(|member| self.peers.get(member).is_none_or(|peer| peer.unanswered < 2));
         if !answering {
             let mut others: Vec<MemberId> = self
                 .membership
@@ -90,7 +100,7 @@ impl Node {
                 .map(|(member, _)| member)
                 .filter(|member| *member != self.me.member && !targets.contains(member))
                 .collect();
-            others.sort_by_key(|member| self.affinity(*member));
+            others.sort_by_cached_key(|member| (!self.lan.has(now.mono, *member), self.affinity(*member)));
             targets.extend(others.into_iter().take(TARGET_MEMBERS));
         }
         let dropped: Vec<MemberId> = self.targets.difference(&targets).copied().collect();
@@ -108,44 +118,82 @@ impl Node {
             }
             self.revive_if_dead(now, member);
         }
+        self.tend_flood(now);
     }
 
     /// Whether a member is a neighbour in the control plane: one that we stay connected with, or, for a relay, one that
     /// says so of us. (If that held for others too, two nodes would keep each other for no other reason.)
     pub(super) fn is_adjacency(&self, member: MemberId) -> bool {
-        let record = |of: MemberId| self.lsdb.get(of).map(|entry| entry.record());
-        let lists_us = || {
-            record(member).is_some_and(|record| record.links.iter().any(|link| link.member == self.me.member))
-        };
-        let we_relay = || record(self.me.member).is_some_and(|own| own.relays);
+        let lists_us = || self.attached.contains(&member);
+        let we_relay = || self.lsdb.get(self.me.member).is_some_and(|own| own.view().relays());
         self.targets.contains(&member) || (we_relay() && lists_us())
     }
 
     /// Whether the paths to a member are looked after though no traffic flows: those to neighbours, and those to an owner
     /// of subnets that does not answer, who is to have its traffic back when it does.
     pub(super) fn is_kept(&self, now: Now, member: MemberId) -> bool {
-        let owns = || self.lsdb.get(member).is_some_and(|entry| !entry.record().subnets.is_empty());
+        let owns = || self.lsdb.get(member).is_some_and(|entry| entry.view().has_subnets());
         let lost = || self.peers.get(&member).is_some_and(|peer| peer.unresponsive(now.mono));
         self.is_adjacency(member) || (owns() && lost())
     }
 
-    /// Links to announce: adjacencies with a direct path that is alive.
+    /// Whether keepalives are left to a member that stays connected with this node, as it says itself: those of members that do
+    /// not relay come from behind their translators, and so does what they have to hear of themselves; of two relays one does.
+    fn follows(&self, now: Now, member: MemberId) -> bool {
+        self.attached.contains(&member)
+            && self.relays_now(now)
+            && (!self.announces_relay(now, member) || self.me.member > member)
+    }
+
+    /// Links to announce: adjacencies with a direct path that is alive, and as a relay the members that have lost theirs.
     pub(super) fn own_links(&mut self, now: Now) -> Vec<Link> {
-        let mut links = Vec::new();
         let members: Vec<MemberId> = self.peers.keys().copied().collect();
         for member in members {
-            let (adjacent, keep) = (self.is_adjacency(member), self.is_kept(now, member));
-            let Some(peer) = self.peers.get_mut(&member) else { continue };
-            peer.paths.set_keep(keep);
-            if !adjacent || !peer.up || links.len() >= MAX_OWN_LINKS {
-                continue;
-            }
-            if let Some((_, rtt)) = peer.paths.best_direct(now.mono) {
-                let cost_us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).max(1);
-                links.push(Link { member, cost_us });
+            let keep = self.is_kept(now, member);
+            let follow = self.follows(now, member);
+            if let Some(peer) = self.peers.get_mut(&member) {
+                peer.paths.set_keep(keep);
+                peer.paths.set_follow(follow);
             }
         }
+        let others: BTreeSet<MemberId> = self.peers.keys().chain(&self.attached).copied().collect();
+        let links = others.into_iter().filter_map(|member| self.own_link(now, member));
+        let (lost, alive): (Vec<Link>, Vec<Link>) = links.partition(|link| link.cost_us == LOST);
+        let mut links: Vec<Link> = alive.into_iter().chain(lost).take(MAX_OWN_LINKS).collect();
+        links.sort_unstable_by_key(|link| link.member);
         links
+    }
+
+    /// What to announce of the link with one member. Members that do not relay announce their attachments to relays
+    /// themselves; the relay only says whom it has lost, so that its record does not grow with those whom it serves.
+    pub(super) fn own_link(&self, now: Now, member: MemberId) -> Option<Link> {
+        let peer = self.peers.get(&member);
+        let alive = peer.filter(|peer| peer.up).and_then(|peer| peer.paths.best_direct(now.mono));
+        let attaches = self.attached.contains(&member) && !self.announces_relay(now, member);
+        if attaches && self.relays_now(now) {
+            let settled = now.mono.since(self.started) >= LOST_AFTER;
+            let lost = alive.is_none() && (settled || peer.is_some_and(|peer| peer.last_handshake.is_some()));
+            return lost.then_some(Link { member, cost_us: LOST });
+        }
+        let (_, rtt) = alive.filter(|_| self.is_adjacency(member))?;
+        let cost_us = u32::try_from(rtt.as_micros()).unwrap_or(LOST).clamp(1, LOST - 1);
+        Some(Link { member, cost_us })
+    }
+
+    /// Whether a member says that it relays, and may.
+    pub(super) fn announces_relay(&self, now: Now, member: MemberId) -> bool {
+        self.may_relay(now, member) && self.lsdb.get(member).is_some_and(|entry| entry.view().relays())
+    }
+
+    /// Notes whether a member says that it has a link with this node.
+    pub(super) fn note_attachment(&mut self, member: MemberId) {
+        let me = self.me.member;
+        let link = self.lsdb.get(member).and_then(|entry| entry.view().link(me));
+        let lists_us = link.is_some_and(|link| link.cost_us != LOST);
+        let changed = if lists_us { self.attached.insert(member) } else { self.attached.remove(&member) };
+        if changed {
+            self.author_soon();
+        }
     }
 
     /// Where this node may be reached: configured endpoints, its interfaces, and where others saw it.
@@ -162,6 +210,9 @@ impl Node {
         };
         for endpoint in &self.settings.endpoints {
             add(CandidateKind::Configured, *endpoint);
+        }
+        if let Some(mapped) = self.settings.mapped {
+            add(CandidateKind::Mapped, mapped);
         }
         for (kind, endpoint) in self.stream_candidates().into_iter().take(MAX_STREAM_CANDIDATES) {
             add(kind, endpoint);
@@ -215,9 +266,9 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&member) else { return };
         peer.paths.set_policy(now.mono, policy);
         let told = peer.candidates.iter().copied();
-        let recorded =
-            self.lsdb.get(member).into_iter().flat_map(|entry| entry.record().candidates.iter().copied());
+        let recorded = self.lsdb.get(member).into_iter().flat_map(|entry| entry.view().candidates());
         let candidates: Vec<Candidate> = told.chain(recorded).collect();
+        self.add_lan_candidates(now, member);
         self.add_candidates(now, member, &candidates, Origin::Announced);
         let relays = self.relays_towards(now, member);
         let Some(peer) = self.peers.get_mut(&member) else { return };
@@ -230,6 +281,7 @@ impl Node {
                 fresh.push(path);
             }
         }
+        self.charge_tolls(member);
         // An init that left before this way was known need not wait for its next turn.
         for path in fresh {
             self.send_init_over(now, member, path);
@@ -237,10 +289,11 @@ impl Node {
     }
 
     /// What the configuration says about the paths to a member, with the members that it names.
-    fn policy_for(&self, now: Now, member: MemberId) -> Policy {
+    pub(super) fn policy_for(&self, now: Now, member: MemberId) -> Policy {
         let name = self.membership.get(member).map(|known| known.name());
+        let carried = self.carried_networks();
         let Some(said) = name.and_then(|name| self.settings.policies.get(name)) else {
-            return Policy::default();
+            return Policy { forbidden_networks: carried, ..Policy::default() };
         };
         // A name that is nobody's must not widen what is allowed: it stays in the list as a relay that nobody is.
         let ids = |names: &[Name]| -> Vec<MemberId> {
@@ -250,8 +303,22 @@ impl Node {
             paths: said.paths,
             via: ids(&said.via),
             forbidden_relays: ids(&said.forbidden_relays),
-            forbidden_networks: said.forbidden_networks.clone(),
+            forbidden_networks: [&said.forbidden_networks[..], &carried].concat(),
         }
+    }
+
+    /// Networks that this machine's routes lead into the overlay: the overlay's own, and subnets of others. A gateway's address
+    /// in its subnet answers from everywhere, through the mesh. A path to it would carry the mesh over itself, and look like
+    /// one inside the LAN. Where the machine is in the subnet itself, its own route comes first. Default routes
+    /// lead our datagrams elsewhere by a rule.
+    fn carried_networks(&self) -> Vec<IpNet> {
+        let lives_in =
+            |prefix: &IpNet| self.settings.interface_addresses.iter().any(|ip| prefix.contains(ip));
+        let subnets =
+            self.routing.prefixes.iter().filter(|prefix| prefix.prefix_len() > 0 && !lives_in(prefix));
+        let own4 = self.membership.trust().current().network4.map(IpNet::from);
+        let own6 = IpNet::from(membership::mesh_network6(self.membership.mesh()));
+        subnets.copied().chain(own4).chain([own6]).collect()
     }
 
     pub(super) fn refresh_all_paths(&mut self, now: Now) {
@@ -275,13 +342,40 @@ impl Node {
         }
     }
 
+    /// A member says which boot it is of. If it has restarted, no path through it is relied on before something came back over
+    /// it: for a moment a relay has no way to those who have not noticed yet.
+    pub(super) fn note_boot(&mut self, now: Now, member: MemberId, boot: BootEpoch) {
+        if !self.peers.get_mut(&member).is_some_and(|peer| peer.note_boot(boot)) {
+            return;
+        }
+        let others: Vec<MemberId> = self.peers.keys().copied().filter(|other| *other != member).collect();
+        for other in others {
+            self.doubt_path(now, other, PathId::Relay { relay: member });
+        }
+    }
+
+    /// A path is probed at once, and until it answers its traffic also goes elsewhere, as does what was sent over it through a
+    /// relay lately.
+    pub(super) fn doubt_path(&mut self, now: Now, member: MemberId, path: PathId) {
+        let Some(peer) = self.peers.get_mut(&member) else { return };
+        if !peer.paths.doubt(now.mono, &path) {
+            return;
+        }
+        let used = peer.selection.primary == Some(path) || peer.selection.spread.contains(&path);
+        if used && !path.is_direct() {
+            self.resend.ask(now.mono, peer.slot);
+        }
+        self.send_probes(now, member);
+        self.dirty.peers.insert(member);
+    }
+
     /// First hops that may relay to a member: those on announced ways to it; where no way is announced, any relay that
     /// we are connected with is worth a try.
     fn relays_towards(&self, now: Now, member: MemberId) -> BTreeSet<MemberId> {
         let usable = |relay: MemberId| {
             relay != member
                 && self.may_relay(now, relay)
-                && self.lsdb.get(relay).is_some_and(|entry| entry.record().relays)
+                && self.lsdb.get(relay).is_some_and(|entry| entry.view().relays())
                 && self.peers.get(&relay).is_some_and(|peer| {
                     peer.session.sending().is_some() && peer.paths.best_direct(now.mono).is_some()
                 })
@@ -290,7 +384,7 @@ impl Node {
             .routing
             .paths
             .routes(member)
-            .iter()
+            .into_iter()
             .filter(|route| route.relays > 0)
             .map(|route| route.first_hop)
             .filter(|relay| usable(*relay))
@@ -304,7 +398,10 @@ impl Node {
     /// Whether an endpoint may be sent to: never one inside the overlay, which would carry the mesh over itself.
     pub(super) fn is_dialable(&self, endpoint: SocketAddr) -> bool {
         let ip = endpoint.ip();
-        let plain = endpoint.port() != 0 && !ip.is_unspecified() && !ip.is_multicast();
+        // A link-local address means nothing without the link.
+        let scoped =
+            !matches!(endpoint, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0);
+        let plain = endpoint.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && scoped;
         let own = self.settings.interface_addresses.contains(&ip)
             && self.settings.sockets.iter().any(|socket| socket.port == endpoint.port());
         plain && !own && !self.in_overlay(ip)

@@ -10,33 +10,45 @@
 //! | [`authority`] | replacing the mesh's authority |
 //! | [`config`] | what a node is made from |
 //! | [`event`] | what goes in and comes out |
+//! | [`exit`] | the internet through another member |
 //! | `handshakes` | handshake datagrams, and when to make sessions |
 //! | `control` | control frames, in and out |
 //! | `gossip` | certificates, key epochs, and records: comparing, sending, taking; the own record |
+//! | `lan` | members on the same LAN, found by multicast |
 //! | `links` | which members to stay connected with, and which paths lead to a peer |
+//! | `load` | how busy relays are |
 //! | `mtu` | how long packets to a peer may be |
 //! | `join` | passing join datagrams between joiner and inviter |
+//! | `predict` | ports that a translator will probably give next |
 //! | [`plan`] | replacing the transport keys of the whole mesh |
 //! | `reissue` | members that a new trust bundle leaves without support |
 //! | `renewal` | asking for new certificates before they end |
 //! | [`rotation`] | replacing this node's transport key |
 //! | `publish` | routes, and the data plane's snapshot |
-//! | `resend` | which peers get once more what their relay lost |
+//! | `reach` | who can be reached, and which subnets, for people's scripts |
+//! | `resend` | which peers get once more what their relay lost, and whose senders hear that long packets were lost |
 //! | `trust` | revocations and trust bundles |
 //! | `status` | what people and scripts see |
+//! | `wake` | what to do after a sleep, and when the clock was set |
 
 pub mod authority;
 pub mod config;
 mod control;
 pub mod event;
+pub mod exit;
 mod gossip;
 mod handshakes;
+mod hybrid;
 mod join;
+mod lan;
 mod links;
+mod load;
 mod mtu;
 mod peer;
 pub mod plan;
+mod predict;
 mod publish;
+mod reach;
 mod reissue;
 mod renewal;
 mod resend;
@@ -45,6 +57,7 @@ mod seen;
 mod status;
 mod trust;
 pub mod view;
+mod wake;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -61,6 +74,8 @@ use rand::{Rng, SeedableRng};
 pub use authority::{Rollover, RolloverError, RolloverMember, Stage, Work};
 pub use config::{KeyRing, NodeConfig, NodeError, OwnEpoch, PeerPolicy, Settings, Socket, StreamSocket};
 pub use event::{Event, Inbound, JoinOrigin, Route, Transmit};
+pub use exit::ExitView;
+pub use hybrid::{PostQuantum, Quantum};
 pub use plan::PlanError;
 pub use reissue::REISSUE_PATIENCE;
 pub use rotation::{Phase, RotateError};
@@ -74,15 +89,17 @@ use crate::dataplane::icmp::Error;
 use crate::dataplane::snapshot::MemberSlot;
 use crate::dataplane::{Notice, Via};
 use crate::membership::{IdentitySecret, Membership, SourceTable};
+use crate::pack::pack;
 use crate::path::{Change, PathId, SocketId};
 use crate::route::limit::SpfTimer;
+use crate::route::spf::LOST;
 use crate::route::{Fib, Lsdb, ShortestPaths};
 use crate::session::{Advert, GateKey, Handshaker, HandshakerConfig};
 use crate::time::{Mono, Now};
 use peer::Peer;
 
 /// Datagrams that wait to be sent; more are dropped and counted.
-const MAX_TRANSMITS: usize = 4096;
+const MAX_TRANSMITS: usize = 16_384;
 /// Chores that need no exact time are done this often.
 const CHORES_EVERY: Duration = Duration::from_secs(10);
 /// Handshake timestamps are reserved this far ahead, in microseconds.
@@ -119,11 +136,17 @@ pub struct Node {
     slots: Slots,
     /// Members to stay connected with.
     targets: BTreeSet<MemberId>,
+    /// Members that say that they have a link with this node.
+    attached: BTreeSet<MemberId>,
+    started: Mono,
     /// Where others saw our datagrams come from, by who said so.
     reflexive: BTreeMap<MemberId, SocketAddr>,
     labels: Labels,
+    lan: lan::Lan,
+    loads: load::Loads,
     joins: join::Forwarded,
     routing: Routing,
+    reach: reach::Told,
     gossip: gossip::Gossip,
     keys: rotation::OwnKeys,
     renewal: renewal::Renewal,
@@ -132,6 +155,7 @@ pub struct Node {
     plan: Option<KeyPlan>,
     dirty: Dirty,
     resend: resend::Requests,
+    narrowed: resend::Requests,
     chores_at: Mono,
     reserved_us: u64,
     seen: seen::Seen,
@@ -175,6 +199,8 @@ struct Dirty {
     peers: BTreeSet<MemberId>,
     snapshot: bool,
     record: bool,
+    /// Changes of the own record are gathered until then.
+    record_at: Option<Mono>,
     generation: u64,
 }
 
@@ -237,7 +263,9 @@ impl Node {
         membership.retire_key_epochs(body.member, keys.floor().accepted);
         trust::import_revocations(&mut membership, now.wall, &config.revocations);
         let offload = if config.offload { Capabilities::OFFLOAD } else { Capabilities::default() };
-        let capabilities = keys.in_use().signed.body().capabilities.union(offload).union(Capabilities::LANES);
+        let capabilities = [offload, Capabilities::LANES, config.settings.pq.capabilities()]
+            .into_iter()
+            .fold(keys.in_use().signed.body().capabilities, Capabilities::union);
         let advert = Advert {
             capabilities,
             bundle_version: membership.trust().version(),
@@ -277,8 +305,12 @@ impl Node {
             handshaker,
             peers: BTreeMap::new(),
             targets: BTreeSet::new(),
+            attached: BTreeSet::new(),
+            started: now.mono,
             reflexive: BTreeMap::new(),
             labels: Labels::default(),
+            lan: lan::Lan::default(),
+            loads: load::Loads::default(),
             joins: join::Forwarded::default(),
             routing: Routing {
                 timer: SpfTimer::new(),
@@ -289,8 +321,10 @@ impl Node {
                 told: Vec::new(),
                 widest: 0,
             },
+            reach: reach::Told::default(),
             gossip: gossip::Gossip::default(),
             resend: resend::Requests::default(),
+            narrowed: resend::Requests::default(),
             keys,
             renewal: renewal::Renewal::default(),
             reissue: reissue::Reissue::default(),
@@ -308,7 +342,9 @@ impl Node {
         node.import_cache(now, &config.cache);
         node.replace_restored_key(now);
         node.note_support(now);
+        node.lan.begin(now.mono, node.settings.lan_discovery);
         node.compute_routes(now);
+        pack(&mut node.slots.of);
         node.settle(now);
         Ok(node)
     }
@@ -317,10 +353,11 @@ impl Node {
     pub fn handle_inbound(&mut self, now: Now, inbound: Inbound) {
         match inbound {
             Inbound::Control { receiver, via, frames } => self.handle_control(now, receiver, via, &frames),
-            Inbound::Notice(Notice::Heard { receiver, via, traffic, bytes }) => {
+            Inbound::Notice(Notice::Heard { receiver, via, traffic, bytes, lane, packets }) => {
                 self.handle_heard(now, receiver, via, traffic);
-                self.count_received(receiver, via, bytes);
+                self.count_received(receiver, via, bytes, lane, &packets);
             }
+            Inbound::Notice(Notice::Relaying { pressed }) => self.note_relaying(now, pressed),
             Inbound::Notice(Notice::WantsLabel { neighbour, destination }) => {
                 self.offer_label(now, neighbour, destination);
             }
@@ -352,14 +389,7 @@ impl Node {
             );
         }
         for (member, path) in doubted {
-            let Some(peer) = self.peers.get_mut(&member) else { continue };
-            if peer.paths.doubt(now.mono, &path) {
-                if peer.selection.primary == Some(path) && !path.is_direct() {
-                    self.resend.ask(now.mono, peer.slot);
-                }
-                self.send_probes(now, member);
-                self.dirty.peers.insert(member);
-            }
+            self.doubt_path(now, member, path);
         }
         self.settle(now);
     }
@@ -387,7 +417,14 @@ impl Node {
         }
         let moved = settings.interface_addresses != self.settings.interface_addresses;
         let other_policies = settings.policies != self.settings.policies;
+        if lan::begins_anew(&self.settings, &settings) {
+            self.lan.begin(now.mono, settings.lan_discovery);
+        }
+        let other_pq = settings.pq != self.settings.pq;
         self.settings = settings;
+        if other_pq {
+            self.change_pq(now);
+        }
         if other_policies {
             self.refresh_all_paths(now);
         }
@@ -416,12 +453,16 @@ impl Node {
         self.drive_gossip(now);
         self.drive_rotation(now);
         self.drive_reissue(now);
+        self.drive_lan(now);
+        self.drive_loads(now);
         if self.routing.timer.fire(now.mono, self.membership.len()) {
             self.compute_routes(now);
         }
-        if self.lsdb.poll_timeout(now.mono).is_some_and(|at| at <= now.mono) {
-            self.dirty.record = true;
-            self.routing.timer.changed(now.mono);
+        if self.lsdb.poll_timeout().is_some_and(|at| at <= now.mono) {
+            self.dirty.record_at = Some(now.mono);
+            if self.lsdb.note_time(now.mono) {
+                self.routing.timer.changed(now.mono);
+            }
         }
         if self.chores_at <= now.mono {
             self.chores_at = now.mono + CHORES_EVERY;
@@ -435,10 +476,13 @@ impl Node {
         let peers = self.peers.values().filter_map(|peer| self.peer_timeout(now, peer));
         let others = [
             self.routing.timer.poll_timeout(),
-            self.lsdb.poll_timeout(now.mono),
+            self.lsdb.poll_timeout(),
             self.gossip.flush_at(),
+            self.dirty.record_at,
             self.keys.poll_timeout(),
             self.reissue.poll_timeout(),
+            self.lan.poll_timeout(),
+            self.loads.poll_timeout(),
         ];
         peers.chain(others.into_iter().flatten()).fold(self.chores_at, Mono::min)
     }
@@ -514,9 +558,7 @@ impl Node {
 
     /// Brings everything up to date that an input may have changed.
     fn settle(&mut self, now: Now) {
-        if std::mem::take(&mut self.dirty.record) {
-            self.author_record(now);
-        }
+        self.author_if_due(now);
         for member in std::mem::take(&mut self.dirty.peers) {
             self.choose_path(now, member);
         }
@@ -547,14 +589,13 @@ impl Node {
     /// Lets the peer's paths decide again which one carries its traffic.
     fn choose_path(&mut self, now: Now, member: MemberId) {
         let Some(peer) = self.peers.get_mut(&member) else { return };
-        let was_link = self
+        let selection = peer.paths.select(now.mono);
+        let announced = self
             .lsdb
             .get(self.me.member)
-            .is_some_and(|own| own.record().links.iter().any(|link| link.member == member));
-        let selection = peer.paths.select(now.mono);
-        let is_link = peer.up && peer.paths.direct_alive(now.mono);
-        if was_link != is_link {
-            self.dirty_record_for(member, is_link);
+            .and_then(|own| own.view().link(member).map(|link| link.cost_us == LOST));
+        if announced != self.own_link(now, member).map(|link| link.cost_us == LOST) {
+            self.author_soon();
         }
         let Some(peer) = self.peers.get_mut(&member) else { return };
         let answers = !peer.unresponsive(now.mono);
@@ -574,10 +615,11 @@ impl Node {
         let changed = selection.primary != before;
         let had_none = before.is_none();
         if !unchanged {
-            peer.count_sent();
+            peer.count_sent(now.mono);
         }
         peer.selection = selection;
-        self.note_mtu(member);
+        peer.keep_tallies();
+        self.note_mtu(now, member);
         if unchanged {
             return;
         }
@@ -592,13 +634,6 @@ impl Node {
         }
         if had_none {
             self.flush_waiting(now, member);
-        }
-    }
-
-    fn dirty_record_for(&mut self, member: MemberId, is_link: bool) {
-        // Only adjacencies that are announced, or should be, concern the record.
-        if !is_link || self.is_adjacency(member) {
-            self.author_soon();
         }
     }
 
@@ -647,8 +682,11 @@ impl Node {
             self.peers.values_mut().flat_map(|peer| peer.expire_queue(now.mono)).collect();
         self.refuse(gone, Error::Unreachable);
         self.joins.expire(now.mono);
+        self.lan.expire(now.mono);
+        self.expire_loads(now);
         self.rotate_if_due(now);
         self.renew_if_due(now);
+        self.end_expired(now);
         self.save_seen_if_due(now);
         self.choose_targets(now);
         self.refresh_all_paths(now);

@@ -93,7 +93,8 @@ impl Node {
     /// The longest inner packet in bytes that all paths carry which a peer's packets take now.
     pub(super) fn mtu_to(&self, peer: &Peer) -> Option<u16> {
         let paths = [peer.selection.primary, peer.selection.duplicate];
-        paths.into_iter().flatten().map(|path| self.inner_mtu(peer, path)).min()
+        let paths = paths.iter().flatten().chain(peer.selection.spread.iter());
+        paths.map(|path| self.inner_mtu(peer, *path)).min()
     }
 
     /// The longest inner packet that a path carries to a peer, as far as is known, in bytes.
@@ -111,14 +112,24 @@ impl Node {
         told.copied().unwrap_or(RelayLabel::LONG)
     }
 
-    /// Has the data plane told when the MTU towards a peer changes.
-    pub(super) fn note_mtu(&mut self, member: MemberId) {
+    /// Has the data plane told when the MTU towards a peer changes. If the path is the same and carries less than it did,
+    /// long packets were lost on it, and those who sent them wait for nothing: they are told.
+    pub(super) fn note_mtu(&mut self, now: Now, member: MemberId) {
         let Some(peer) = self.peers.get(&member) else { return };
         let mtu = self.mtu_to(peer);
-        if let Some(peer) = self.peers.get_mut(&member)
-            && peer.mtu != mtu
-        {
+        let carries = peer.selection.primary.map(|path| (path, peer.paths.datagram_len(&path)));
+        let Some(peer) = self.peers.get_mut(&member) else { return };
+        let narrowed = match (peer.carried, carries) {
+            (Some((before, carried)), Some((path, carries))) => before == path && carries < carried,
+            _ => false,
+        };
+        peer.carried = carries;
+        if peer.mtu != mtu {
             peer.mtu = mtu;
+            self.dirty.snapshot = true;
+        }
+        if narrowed {
+            self.narrowed.ask(now.mono, peer.slot);
             self.dirty.snapshot = true;
         }
     }
@@ -129,9 +140,8 @@ impl Node {
         let device = self.settings.mtu;
         let narrow = |peer: &Peer| peer.mtu.filter(|mtu| *mtu < device);
         let of_owner = |prefix: &IpNet| {
-            let owner =
-                self.routing.fib.lookup(&prefix.network()).and_then(|slot| self.slots.member(slot))?;
-            narrow(self.peers.get(&owner)?)
+            let owners = self.routing.fib.owners(&prefix.network()).into_iter();
+            owners.filter_map(|slot| narrow(self.peers.get(&self.slots.member(slot)?)?)).min()
         };
         let mut routes: Vec<Route> = self
             .routing

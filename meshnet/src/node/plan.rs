@@ -8,7 +8,7 @@
 //! | prepare | makes and announces its new key when all members of earlier waves are done | newest epoch younger than the plan, above its floor |
 //! | confirm | waits for *every* member, also those that are away, but for those that the plan leaves out | confirmations in the members' records |
 //! | commit | makes handshakes with the new key | |
-//! | finalize | refuses and erases the old key | floor is the newest epoch |
+//! | finalize | refuses and erases the old key | floor is an epoch younger than the plan |
 //!
 //! No member commits before all have confirmed, so at no time is there a pair that cannot make a handshake. Whoever comes
 //! back later finds the plan in the records and follows it then. A plan that is called off binds nobody any more: who has
@@ -26,6 +26,9 @@ use crate::time::Now;
 
 /// Members that replace their keys at a time: half of what fits into a record as confirmations.
 pub const WAVE: u16 = 32;
+/// How far ahead of the planner's clock a plan may be dated, in seconds, to be later than all keys: half of what clocks may
+/// differ by, so that it is in force at once where they are behind by the other half.
+const AHEAD_S: u64 = CLOCK_TOLERANCE_S / 2;
 
 /// Why there cannot be a plan.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -50,21 +53,33 @@ impl Node {
     pub fn make_plan(&self, now: Now, without: &[MemberId]) -> Result<KeyPlan, PlanError> {
         self.check_operator()?;
         let me = self.me.member;
-        let mut plan =
-            KeyPlan { created_s: now.wall.seconds(), aborted: false, wave: WAVE, without: Vec::new() };
-        match self.plan_in_force(now) {
-            Some((origin, _)) if origin != me && !self.plan_is_done(now) => {
-                return Err(PlanError::UnderWay(origin));
+        let mut plan = match self.plan_in_force(now).filter(|_| !self.plan_is_done(now)) {
+            Some((origin, _)) if origin != me => return Err(PlanError::UnderWay(origin)),
+            Some((_, own)) => own,
+            None => {
+                KeyPlan { created_s: self.next_plan_s(now), aborted: false, wave: WAVE, without: Vec::new() }
             }
-            Some((origin, own)) if origin == me && !self.plan_is_done(now) => plan = own.clone(),
-            // Later than the last, so that it counts.
-            Some((_, last)) => plan.created_s = plan.created_s.max(last.created_s.saturating_add(1)),
-            None => {}
-        }
+        };
         plan.without.extend(without.iter().copied().filter(|member| *member != me));
         plan.without.sort_unstable();
         plan.without.dedup();
         if plan.without.len() > MAX_WITHOUT { Err(PlanError::TooMany) } else { Ok(plan) }
+    }
+
+    /// The time of a new plan, in seconds since the Unix epoch: later than that of every plan before it, so that it counts,
+    /// and than that of every key there is, so that each is replaced. A key that nobody here has heard of yet was made
+    /// this second at the latest, or by a clock that is ahead.
+    ///
+    /// What is dated later than [`AHEAD_S`] from now is left out of account: others are to take the plan for one of the
+    /// present, by clocks that are behind this one. A key of such a date counts as new.
+    fn next_plan_s(&self, now: Now) -> u64 {
+        let now_s = now.wall.seconds();
+        let keys =
+            self.membership.iter().filter_map(|(_, known)| Some(known.epochs().newest()?.body().created_s));
+        let plans = self.plans(now).map(|(_, plan)| plan.created_s);
+        let own = [self.keys.newest_created_s()];
+        let dates = keys.chain(plans).chain(own).filter(|date_s| *date_s <= now_s.saturating_add(AHEAD_S));
+        dates.fold(now_s, u64::max).saturating_add(1)
     }
 
     /// Makes the plan that calls off the one under way, whosever it is; `None` when there is none. As
@@ -78,7 +93,7 @@ impl Node {
         Ok(self.plan_in_force(now).filter(|_| !self.plan_is_done(now)).map(|(origin, plan)| {
             // Another's is overtaken by a newer one.
             let later = u64::from(origin != me);
-            KeyPlan { aborted: true, created_s: plan.created_s + later, ..plan.clone() }
+            KeyPlan { aborted: true, created_s: plan.created_s.saturating_add(later), ..plan }
         }))
     }
 
@@ -97,21 +112,24 @@ impl Node {
     }
 
     /// The newest plan of an operator, and whose it is, unless that was called off.
-    pub(super) fn plan_in_force(&self, now: Now) -> Option<(MemberId, &KeyPlan)> {
-        let operators = self.membership.iter().filter(|(member, known)| {
+    pub(super) fn plan_in_force(&self, now: Now) -> Option<(MemberId, KeyPlan)> {
+        let newest = self.plans(now).max_by_key(|(origin, plan)| (plan.created_s, *origin));
+        newest.filter(|(_, plan)| !plan.aborted)
+    }
+
+    /// The last plan of each operator, also if it was called off.
+    fn plans(&self, now: Now) -> impl Iterator<Item = (MemberId, KeyPlan)> {
+        let operators = self.membership.iter().filter(move |(member, known)| {
             known.certificate().body().roles.contains(Roles::OPERATOR)
                 && self.membership.is_honoured(now.wall, *member)
         });
-        let plans = operators.filter_map(|(member, _)| match member == self.me.member {
-            true => self.plan.as_ref().map(|plan| (member, plan)),
-            false => self.lsdb.get(member)?.record().plan.as_ref().map(|plan| (member, plan)),
+        let plans = operators.filter_map(move |(member, _)| match member == self.me.member {
+            true => self.plan.clone().map(|plan| (member, plan)),
+            false => self.lsdb.get(member)?.view().plan().map(|plan| (member, plan)),
         });
         // A clock far ahead must not keep later plans out.
         let latest_s = now.wall.seconds().saturating_add(CLOCK_TOLERANCE_S);
-        let newest = plans
-            .filter(|(_, plan)| plan.created_s <= latest_s)
-            .max_by_key(|(origin, plan)| (plan.created_s, *origin));
-        newest.filter(|(_, plan)| !plan.aborted)
+        plans.filter(move |(_, plan)| plan.created_s <= latest_s)
     }
 
     /// Begins to replace the own key where a plan asks for it.
@@ -122,10 +140,10 @@ impl Node {
         if !idle || own >= plan.created_s || plan.without.contains(&self.me.member) {
             return;
         }
-        let members = self.plan_members(now, plan);
+        let members = self.plan_members(now, &plan);
         let rank = members.iter().position(|member| *member == self.me.member).unwrap_or(0);
         let first = rank - rank % usize::from(plan.wave.max(1));
-        if members[..first].iter().all(|member| self.has_replaced(*member, plan)) {
+        if members[..first].iter().all(|member| self.has_replaced(*member, &plan)) {
             // Nothing is under way, so it can begin.
             let _ = self.begin_rotation(now, false);
         }
@@ -134,11 +152,14 @@ impl Node {
     /// Whom the announced own key waits for because of a plan: everybody in it who has not confirmed. `None` without one.
     pub(super) fn plan_waits_for(&self, now: Now) -> Option<Vec<MemberId>> {
         let (_, plan) = self.plan_in_force(now)?;
-        if self.keys.announced_created_s() < plan.created_s || plan.without.contains(&self.me.member) {
+        // A rotation of its own, before the plan or after it, has no more patience than any.
+        let followed =
+            self.keys.announced_created_s() >= plan.created_s && !self.has_replaced(self.me.member, &plan);
+        if !followed || plan.without.contains(&self.me.member) {
             return None;
         }
         let newest = self.keys.announced();
-        let others = self.plan_members(now, plan).into_iter().filter(|member| *member != self.me.member);
+        let others = self.plan_members(now, &plan).into_iter().filter(|member| *member != self.me.member);
         Some(others.filter(|member| !self.has_confirmed(*member, self.me.member, newest)).collect())
     }
 
@@ -150,7 +171,7 @@ impl Node {
 
     fn plan_is_done(&self, now: Now) -> bool {
         self.plan_in_force(now).is_none_or(|(_, plan)| {
-            self.plan_members(now, plan).iter().all(|member| self.has_replaced(*member, plan))
+            self.plan_members(now, &plan).iter().all(|member| self.has_replaced(*member, &plan))
         })
     }
 
@@ -160,14 +181,16 @@ impl Node {
         (newest.created_s >= plan.created_s).then_some(newest.number)
     }
 
-    /// Whether a member has made its key anew since the plan, and refuses the one before.
+    /// Whether a member refuses every key that it made before the plan. That stays so: a rotation of its own that it begins
+    /// later does not make the plan one that is under way.
     fn has_replaced(&self, member: MemberId, plan: &KeyPlan) -> bool {
-        let Some(newest) = self.prepared(member, plan) else { return false };
         if member == self.me.member {
-            return self.keys.floor().accepted >= newest;
+            return self.keys.oldest_created_s() >= plan.created_s;
         }
-        let record = self.lsdb.get(member).map(|entry| entry.record());
-        record.and_then(|record| record.floor).is_some_and(|floor| floor.accepted >= newest)
+        let floor = self.lsdb.get(member).and_then(|entry| entry.view().floor());
+        let known = self.membership.get(member);
+        let oldest = floor.zip(known).and_then(|(floor, known)| known.epochs().get(floor.accepted));
+        oldest.is_some_and(|oldest| oldest.body().created_s >= plan.created_s)
     }
 
     /// Whether `member` knows epoch `number` of `of`, as far as can be told from here.
@@ -178,28 +201,28 @@ impl Node {
         if member == of || member == self.me.member {
             return true;
         }
-        let record = self.lsdb.get(member).map(|entry| entry.record());
-        record.is_some_and(|record| confirmed_in(record, of, number).is_some_and(|known| known >= number))
+        let record = self.lsdb.get(member).map(|entry| entry.view());
+        record.is_some_and(|record| confirmed_in(&record, of, number).is_some_and(|known| known >= number))
     }
 
     /// How far the plan in force is; `None` without one.
     pub fn plan_view(&self, now: Now) -> Option<PlanView> {
         let (origin, plan) = self.plan_in_force(now)?;
-        let members = self.plan_members(now, plan);
+        let members = self.plan_members(now, &plan);
         let under_way: Vec<(MemberId, KeyEpochNumber)> = members
             .iter()
-            .filter(|member| !self.has_replaced(**member, plan))
-            .filter_map(|member| Some((*member, self.prepared(*member, plan)?)))
+            .filter(|member| !self.has_replaced(**member, &plan))
+            .filter_map(|member| Some((*member, self.prepared(*member, &plan)?)))
             .collect();
         let everybody =
             self.membership.iter().filter(|(member, _)| self.membership.is_honoured(now.wall, *member));
         let mut views: Vec<PlanMember> = everybody
             .map(|(member, known)| {
-                let number = self.prepared(member, plan);
+                let number = self.prepared(member, &plan);
                 let state = match number {
                     _ if plan.without.contains(&member) => PlanState::LeftOut,
+                    _ if self.has_replaced(member, &plan) => PlanState::Done,
                     None => PlanState::Waiting,
-                    Some(_) if self.has_replaced(member, plan) => PlanState::Done,
                     Some(_) => PlanState::Prepared,
                 };
                 let confirmed = |number| {

@@ -1,6 +1,6 @@
 //! Routes from the records, and the snapshot for the data plane.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -9,24 +9,24 @@ use proto::key_epoch::Capabilities;
 
 use super::{Event, Node};
 use crate::dataplane::snapshot::{MemberSlot, Receivers};
-use crate::dataplane::{DEFAULT_MTU, LocalPrefixes, PeerTx, Receiver, RelayHop, RelayTable, Snapshot};
+use crate::dataplane::{
+    DEFAULT_MTU, LocalPrefixes, PeerTx, Receiver, RelayHop, RelayTable, Share, Snapshot, Spread,
+};
+use crate::lpm::mix;
 use crate::membership::SourceTableBuilder;
 use crate::path::PathId;
 use crate::route::spf::MAX_RELAYS;
-use crate::route::{FibBuilder, Graph, Offer, ShortestPaths};
+use crate::route::{FibBuilder, Graph, Offer, Route, ShortestPaths, Way};
 use crate::time::Now;
-
-/// Cost of the way to a member that nobody announces a link with, but whose addresses are known, in microseconds.
-const UNKNOWN_WAY_US: u32 = 1_000_000;
 
 impl Node {
     /// Computes shortest paths, the forwarding table, and the table of source addresses anew.
     pub(super) fn compute_routes(&mut self, now: Now) {
         let mut graph = Graph::new();
         for (member, entry) in self.lsdb.live(now.mono) {
-            let record = entry.record();
-            let relays = record.relays && self.may_relay(now, member);
-            graph.announce(member, relays, record.links.iter().map(|link| (link.member, link.cost_us)));
+            let record = entry.view();
+            let relays = record.relays() && self.may_relay(now, member);
+            graph.announce(member, relays, record.links().map(|link| (link.member, link.cost_us)));
         }
         self.routing.paths = ShortestPaths::compute(&graph, self.me.member, MAX_RELAYS);
         self.choose_targets(now);
@@ -42,49 +42,67 @@ impl Node {
                 continue;
             }
             let slot = self.slots.get(member);
-            let cost_us = self.cost_to(now, member);
+            let way = self.way_to(now, member);
             for address in self.membership.addresses(now.wall, member) {
                 fib.add_address(address, slot);
                 sources.add_address(address, slot);
             }
-            let Some(entry) = self.lsdb.get(member).filter(|entry| entry.is_live(now.mono)) else { continue };
-            for subnet in &entry.record().subnets {
-                if !self.membership.may_announce(now.wall, member, &subnet.prefix) {
+            let Some(entry) = self.lsdb.get(member).filter(|entry| self.lsdb.is_live(entry, now.mono)) else {
+                continue;
+            };
+            for subnet in entry.view().subnets() {
+                if !self.may_route(now, member, &subnet.prefix) {
                     continue;
                 }
-                fib.add_subnet(subnet.prefix, Offer { owner: slot, weight: subnet.weight, cost_us });
+                fib.add_subnet(
+                    subnet.prefix,
+                    Offer { owner: slot, weight: subnet.weight, way, salt: salt(member) },
+                );
                 sources.add_subnet(subnet.prefix, slot);
-                if member != self.me.member && cost_us.is_some() && !own.contains(&subnet.prefix) {
+                if member != self.me.member && way != Way::None && !own.contains(&subnet.prefix) {
                     prefixes.push(subnet.prefix);
                 }
             }
         }
+        let me = self.slots.get(self.me.member);
+        own.iter().for_each(|prefix| fib.add_own(*prefix, me));
         self.routing.fib = Arc::new(fib.build());
         self.routing.sources = Arc::new(sources.build());
         prefixes.sort();
         prefixes.dedup();
-        self.routing.prefixes = prefixes;
+        if prefixes != self.routing.prefixes {
+            self.routing.prefixes = prefixes;
+            // No path may lead into one of them.
+            self.refresh_all_paths(now);
+        }
         self.dirty.snapshot = true;
+        self.tell_reach(now);
     }
 
-    /// Cost of the way to a member in microseconds; `None` while there is none.
-    fn cost_to(&self, now: Now, member: MemberId) -> Option<u32> {
+    /// Whether packets for a prefix may be given to a member that announces it: its certificate allows it.
+    pub(super) fn may_route(&self, now: Now, member: MemberId, prefix: &IpNet) -> bool {
+        if prefix.prefix_len() == 0 {
+            // Nobody gets all packets because it says so: this node must have chosen it.
+            return self.is_our_exit(now, member);
+        }
+        self.membership.may_announce(now.wall, member, prefix)
+    }
+
+    /// What is known of the way to a member.
+    fn way_to(&self, now: Now, member: MemberId) -> Way {
         if member == self.me.member {
-            return Some(0);
+            return Way::Known;
         }
         let peer = self.peers.get(&member);
-        if peer.is_some_and(|peer| peer.unresponsive(now.mono)) {
-            return None;
+        if peer.is_some_and(|peer| peer.unresponsive(now.mono) || peer.refused) {
+            return Way::None;
         }
-        if let Some(route) = self.routing.paths.best(member) {
-            return Some(route.cost_us);
+        let direct = peer.is_some_and(|peer| peer.up && peer.paths.best_direct(now.mono).is_some());
+        if direct || self.routing.paths.best(member).is_some() {
+            return Way::Known;
         }
-        let direct = peer.filter(|peer| peer.up).and_then(|peer| peer.paths.best_direct(now.mono));
-        if let Some((_, rtt)) = direct {
-            return Some(u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX));
-        }
-        let known = self.lsdb.get(member).is_some_and(|entry| !entry.record().candidates.is_empty());
-        (known || peer.is_some_and(|peer| peer.up)).then_some(UNKNOWN_WAY_US)
+        let placed = self.lsdb.get(member).is_some_and(|entry| entry.view().has_candidates());
+        if placed || peer.is_some_and(|peer| peer.up) { Way::Possible } else { Way::None }
     }
 
     /// Publishes a snapshot of everything that the data plane reads.
@@ -103,6 +121,7 @@ impl Node {
                         slot: peer.slot,
                         member: *member,
                         is_relay,
+                        packets: self.may_carry(keypair),
                         opener: keypair.opener.clone(),
                         stats: peer.stats.clone(),
                     },
@@ -118,10 +137,11 @@ impl Node {
             peers,
             receivers,
             sources: self.routing.sources.clone(),
-            local: LocalPrefixes::new(addresses, subnets),
+            local: LocalPrefixes::new(addresses, subnets).with_internet(self.exits_now(now)),
             relay: self.relays_now(now).then(|| self.relay_table(now)),
             copy_tos: self.settings.copy_tos,
             resend: self.resend.current(),
+            narrowed: self.narrowed.current(),
         };
         self.events.push_back(Event::Snapshot(Arc::new(snapshot)));
     }
@@ -129,7 +149,7 @@ impl Node {
     /// The way out to a peer; `None` while there is no session or no path.
     pub(super) fn peer_tx(&self, now: Now, member: MemberId) -> Option<Arc<PeerTx>> {
         let peer = self.peers.get(&member)?;
-        let keypair = peer.session.sending()?;
+        let keypair = peer.session.sending().filter(|keypair| self.may_carry(keypair))?;
         let primary = peer.selection.primary.and_then(|path| self.carrier(now, member, path));
         let duplicate = peer.selection.duplicate.and_then(|path| self.carrier(now, member, path));
         let (primary, duplicate) = match (primary, duplicate) {
@@ -138,11 +158,24 @@ impl Node {
             (Some(primary), duplicate) => (primary, duplicate),
             (None, None) => return None,
         };
+        let shares = peer.selection.spread.iter().filter_map(|path| {
+            let PathId::Relay { relay } = path else { return None };
+            let (tally, ..) = peer.tallies.get(relay)?;
+            let carrier = self.carrier(now, member, *path)?;
+            Some(Share { salt: salt(*relay), carrier, tally: tally.clone() })
+        });
+        let others: Vec<Share> = shares.collect();
+        let first = match peer.selection.primary {
+            Some(PathId::Relay { relay }) => salt(relay),
+            _ => 0,
+        };
+        let spread = (!others.is_empty()).then(|| Box::new(Spread { salt: first, others }));
         Some(Arc::new(PeerTx {
             member,
             sealer: keypair.sealer.clone(),
             primary,
             duplicate,
+            spread,
             mtu: self.mtu_to(peer).unwrap_or(DEFAULT_MTU),
             offload: keypair.remote_capabilities.contains(Capabilities::OFFLOAD),
             silent: peer.unresponsive(now.mono),
@@ -152,16 +185,19 @@ impl Node {
 
     fn relay_table(&self, now: Now) -> RelayTable {
         let mut hops = vec![None; self.slots.members.len()];
-        let mut members = HashMap::new();
+        let mut members = Vec::new();
+        let mut shared: BTreeMap<(MemberSlot, RelayLabel), Arc<RelayHop>> = BTreeMap::new();
         for (member, slot) in &self.slots.of {
             if *member == self.me.member {
                 continue;
             }
             if let Some(hop) = self.relay_hop(now, *member) {
-                hops[slot.index()] = Some(hop);
-                members.insert(*member, *slot);
+                let hop = shared.entry((hop.neighbour, hop.label)).or_insert_with(|| Arc::new(hop));
+                hops[slot.index()] = Some(hop.clone());
+                members.push((*member, *slot));
             }
         }
+        members.shrink_to_fit();
         let first = usize::from(RelayLabel::FIRST.0);
         let mut labels: Vec<Option<MemberSlot>> = vec![None; first + self.labels.of.len()];
         for (member, label) in &self.labels.of {
@@ -177,8 +213,12 @@ impl Node {
             return None;
         }
         self.hop_over(now, member, member).or_else(|| {
-            let ways = self.routing.paths.routes(member).iter().filter(|route| route.relays > 0);
-            ways.into_iter().find_map(|route| self.hop_over(now, route.first_hop, member))
+            let best = self.routing.paths.best(member)?;
+            let over = |route: Route<MemberId>| {
+                (route.relays > 0).then(|| self.hop_over(now, route.first_hop, member)).flatten()
+            };
+            // Alternates cost more to find, and are seldom needed.
+            over(best).or_else(|| self.routing.paths.routes(member).into_iter().skip(1).find_map(over))
         })
     }
 
@@ -193,4 +233,10 @@ impl Node {
         };
         Some(RelayHop { neighbour: peer.slot, socket, to: remote, sealer: keypair.sealer.clone(), label })
     }
+}
+
+/// Which flows a member gets where it is one of several owners of a subnet, or of several relays.
+fn salt(member: MemberId) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = member.0;
+    mix(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
 }

@@ -87,8 +87,8 @@ impl Node {
             .values()
             .filter(|peer| peer.up)
             .map(|peer| {
-                let record = self.lsdb.get(peer.member).map(|entry| entry.record());
-                let knows = record.is_some_and(|record| record.bundle >= Some(own));
+                let record = self.lsdb.get(peer.member).map(|entry| entry.view());
+                let knows = record.is_some_and(|record| record.bundle() >= Some(own));
                 (!knows, self.affinity(peer.member), peer.member)
             })
             .collect();
@@ -127,7 +127,7 @@ impl Node {
 
     /// A record says which trust bundle its origin knows: whoever is behind gets what is missing.
     pub(super) fn note_bundle_of(&mut self, now: Now, origin: MemberId, from: MemberId) {
-        let told = self.lsdb.get(origin).and_then(|entry| entry.record().bundle);
+        let told = self.lsdb.get(origin).and_then(|entry| entry.view().bundle());
         let Some(told) = told.filter(|_| origin != self.me.member) else { return };
         let own = self.membership.trust().version();
         if told > own {

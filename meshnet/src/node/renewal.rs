@@ -13,7 +13,7 @@ use proto::signed::Signed;
 
 use super::gossip::frames_of;
 use super::{Event, Node};
-use crate::membership::{AddError, Added};
+use crate::membership::{AddError, Added, Validity};
 use crate::time::{Mono, Now};
 
 /// How often a node asks while it is not renewed.
@@ -43,6 +43,17 @@ impl Node {
     /// The own certificate holds no longer: its end is not waited for, nor the chores.
     pub(super) fn ask_for_renewal_now(&mut self) {
         self.renewal.ask_at = None;
+    }
+
+    /// Ends sessions with members whose certificates and the grace after them are over. Whoever initiates is refused by
+    /// then; but this node's own handshakes would keep a session alive.
+    pub(super) fn end_expired(&mut self, now: Now) {
+        let expired =
+            |member: &MemberId| self.membership.validity(now.wall, *member) == Some(Validity::Expired);
+        let ended: Vec<MemberId> = self.peers.keys().copied().filter(expired).collect();
+        for member in ended {
+            self.close_peer(now, member);
+        }
     }
 
     /// Asks for a new certificate where the own one needs it.
@@ -80,8 +91,16 @@ impl Node {
             })
             .collect();
         others.sort_unstable();
+        // Who has no role may keep the authority's key, too: where nobody has renewed it, others of them are asked each time.
+        let unlikely =
+            others.iter().position(|(rank, not_up, ..)| *rank == 2 && *not_up).unwrap_or(others.len());
+        let tries = self.renewal.asked as usize;
+        if let Some(left @ [_, ..]) = others.get_mut(unlikely..) {
+            let len = left.len();
+            left.rotate_left((tries / 2).saturating_mul(MAX_ASKED) % len);
+        }
         for (rank, not_up, _, member) in others.into_iter().take(MAX_ASKED) {
-            if not_up && rank < 2 {
+            if not_up && (rank < 2 || tries > 1) {
                 // The next time there will be a session.
                 self.want(now, member);
             }

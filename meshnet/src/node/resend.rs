@@ -1,10 +1,11 @@
-//! Peers whose relay is gone: what the data plane sent them lately is to be sent again over the path that replaces it.
+//! What the data plane is to do once for some peers: send again over another path what it sent them lately, because their
+//! relay is gone; or tell the senders of long packets that these did not arrive, because the path got narrower.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::dataplane::snapshot::{MemberSlot, Resend};
+use crate::dataplane::snapshot::{MemberSlot, Once};
 use crate::time::Mono;
 
 /// A request stays in the snapshots for so long; the data plane looks at them many times as often.
@@ -21,7 +22,7 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// Asks for what was sent to `slot`.
+    /// Asks for it to be done for the peer in `slot`.
     pub(super) fn ask(&mut self, now: Mono, slot: MemberSlot) {
         while self.asked.len() >= REQUESTS_MAX
             || self.asked.front().is_some_and(|(at, ..)| now.since(*at) > KEPT_FOR)
@@ -34,8 +35,8 @@ impl Requests {
     }
 
     /// For the snapshot.
-    pub(super) fn current(&self) -> Resend {
-        Resend { number: self.number, peers: self.published.clone() }
+    pub(super) fn current(&self) -> Once {
+        Once { number: self.number, peers: self.published.clone() }
     }
 }
 

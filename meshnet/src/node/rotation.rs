@@ -24,7 +24,7 @@ use std::time::Duration;
 use proto::frame::Frame;
 use proto::id::{KeyEpochNumber, MemberId, TransportKey};
 use proto::key_epoch::KeyEpoch;
-use proto::record::{KeyFloor, MAX_CONFIRMS, MAX_SHORT_CONFIRMS, Record};
+use proto::record::{KeyFloor, MAX_CONFIRMS, MAX_SHORT_CONFIRMS, RecordView};
 use proto::signed::OBJECT_MAX_LEN;
 
 use super::config::{KeyRing, OwnEpoch};
@@ -180,9 +180,24 @@ impl OwnKeys {
         self.phase
     }
 
+    #[cfg(test)]
+    pub(super) fn waits_until(&self) -> Mono {
+        self.until
+    }
+
     /// When the newest key was made, in seconds since the Unix epoch.
     pub(super) fn announced_created_s(&self) -> u64 {
         self.ring.newest().signed.body().created_s
+    }
+
+    /// When the newest key was made, also one that is still being written, in seconds since the Unix epoch.
+    pub(super) fn newest_created_s(&self) -> u64 {
+        self.planned.as_ref().unwrap_or(&self.ring).newest().signed.body().created_s
+    }
+
+    /// When the oldest key that is accepted was made, in seconds since the Unix epoch.
+    pub(super) fn oldest_created_s(&self) -> u64 {
+        self.ring.oldest().signed.body().created_s
     }
 
     pub(super) fn look_at_plan(&mut self, now: Mono) {
@@ -365,7 +380,7 @@ impl Node {
     /// Tells members that have not confirmed once more: the news may have been lost, or their answer.
     fn nudge(&mut self, now: Now) {
         self.keys.nudge_at = now.mono + NUDGE_EVERY;
-        let own = self.lsdb.get(self.me.member).map(|own| own.signed().to_bytes());
+        let own = self.lsdb.get(self.me.member).map(|own| own.as_bytes().to_vec());
         let mut frames = vec![Frame::Object(self.keys.ring.newest().signed.to_bytes())];
         frames.extend(own.iter().flat_map(|record| frames_of(record)));
         frames.push(Frame::Summary(self.lsdb.summary()));
@@ -426,7 +441,7 @@ impl Node {
     pub(super) fn is_present(&self, now: Now, member: MemberId) -> bool {
         let peer = self.peers.get(&member);
         self.membership.is_honoured(now.wall, member)
-            && self.lsdb.get(member).is_some_and(|entry| entry.is_live(now.mono))
+            && self.lsdb.get(member).is_some_and(|entry| self.lsdb.is_live(entry, now.mono))
             && !peer.is_some_and(|peer| peer.unresponsive(now.mono))
             && (peer.is_some_and(|peer| peer.up) || self.routing.paths.best(member).is_some())
     }
@@ -450,10 +465,10 @@ impl Node {
 
     /// A member's record has come: what it says about key epochs, ours and its own.
     pub(super) fn note_keys_of(&mut self, now: Now, origin: MemberId) {
-        let Some(record) = self.lsdb.get(origin).map(|entry| entry.record()) else { return };
+        let Some(record) = self.lsdb.get(origin).map(|entry| entry.view()) else { return };
         let me = self.me.member;
-        let confirms = confirmed_in(record, me, self.keys.announced());
-        let (floor, announced) = (record.floor, record.key_epoch);
+        let confirms = confirmed_in(&record, me, self.keys.announced());
+        let (floor, announced) = (record.floor(), record.keys().1);
         if origin == me {
             return;
         }
@@ -471,8 +486,8 @@ impl Node {
             self.cut_session(now, origin, KeyEpochNumber(0), floor.cut);
         }
         let rotating = floor.accepted < announced;
-        let own = self.lsdb.get(me).map(|own| own.record());
-        let told = own.is_some_and(|own| confirmed_in(own, origin, announced).is_some());
+        let own = self.lsdb.get(me).map(|own| own.view());
+        let told = own.is_some_and(|own| confirmed_in(&own, origin, announced).is_some());
         if rotating || told {
             self.dirty.record = true;
         }
@@ -483,11 +498,11 @@ impl Node {
     pub(super) fn own_confirms(&self, now: Mono, used: usize) -> (Vec<(MemberId, KeyEpochNumber)>, Vec<u32>) {
         let room = OBJECT_MAX_LEN.saturating_sub(RECORD_REST + used * 22);
         let rotating = self.lsdb.live(now).filter_map(|(member, entry)| {
-            let (record, known) = (entry.record(), self.membership.get(member)?);
-            let rotates = record.floor.is_some_and(|floor| floor.accepted < record.key_epoch);
-            let knows =
-                known.epochs().newest().is_some_and(|newest| newest.body().number >= record.key_epoch);
-            (rotates && knows && member != self.me.member).then_some((member, record.key_epoch))
+            let (record, known) = (entry.view(), self.membership.get(member)?);
+            let (_, announced) = record.keys();
+            let rotates = record.floor().is_some_and(|floor| floor.accepted < announced);
+            let knows = known.epochs().newest().is_some_and(|newest| newest.body().number >= announced);
+            (rotates && knows && member != self.me.member).then_some((member, announced))
         });
         let mut confirms: Vec<_> = rotating.collect();
         let rest = confirms.split_off(confirms.len().min(room / 20).min(MAX_CONFIRMS));
@@ -591,15 +606,19 @@ impl Node {
 
 /// A confirmation in short. That two are the same by chance, and so a member is taken to know what it does not, costs it the
 /// round trip of a stale-key answer.
-fn confirm_mark(member: MemberId, number: KeyEpochNumber) -> u32 {
+pub(super) fn confirm_mark(member: MemberId, number: KeyEpochNumber) -> u32 {
     let hash = crate::crypto::hash(&[b"meshnet confirm", &member.0, &number.0.to_be_bytes()]);
     u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]])
 }
 
 /// Which key epoch of `of` a record confirms; `newest` is the one that is waited for.
-pub(super) fn confirmed_in(record: &Record, of: MemberId, newest: KeyEpochNumber) -> Option<KeyEpochNumber> {
-    let named = record.confirms.iter().find(|(member, _)| *member == of).map(|(_, number)| *number);
-    named.or_else(|| record.short_confirms.contains(&confirm_mark(of, newest)).then_some(newest))
+pub(super) fn confirmed_in(
+    record: &RecordView<'_>,
+    of: MemberId,
+    newest: KeyEpochNumber,
+) -> Option<KeyEpochNumber> {
+    let in_short = || record.confirms_in_short(confirm_mark(of, newest)).then_some(newest);
+    record.confirmed(of).or_else(in_short)
 }
 
 /// Whether a peer's session sends with a keypair that was made with an older key of ours.

@@ -36,14 +36,22 @@ impl Seen {
     pub(super) fn note(&mut self) {
         self.changed = true;
     }
+
+    /// Whether they are to be written now.
+    fn take_due(&mut self, now: Mono) -> bool {
+        let saved_at = *self.saved_at.get_or_insert(now);
+        let due = self.changed && now.since(saved_at) >= SAVE_EVERY;
+        if due {
+            *self = Seen { changed: false, saved_at: Some(now) };
+        }
+        due
+    }
 }
 
 impl Node {
     /// Has the cache written, if timestamps have waited long enough.
     pub(super) fn save_seen_if_due(&mut self, now: Now) {
-        let saved_at = *self.seen.saved_at.get_or_insert(now.mono);
-        if self.seen.changed && now.mono.since(saved_at) >= SAVE_EVERY {
-            self.seen = Seen { changed: false, saved_at: Some(now.mono) };
+        if self.seen.take_due(now.mono) {
             self.events.push_back(Event::CacheChanged);
         }
     }
@@ -112,6 +120,21 @@ mod tests {
         fn any_object_parses(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(parse(&bytes).count() <= bytes.len() / ENTRY_LEN);
         }
+    }
+
+    #[test]
+    fn timestamps_are_written_every_ten_minutes_while_there_are_new_ones() {
+        let (mut seen, minute) = (Seen::default(), |minute: u64| Mono(minute * 60_000_000));
+        assert!(!seen.take_due(minute(1)));
+        assert!(!seen.take_due(minute(20)), "there are none");
+        seen.note();
+        assert!(seen.take_due(minute(20)), "the last time is long ago");
+        assert!(!seen.take_due(minute(40)), "no new ones");
+        seen.note();
+        assert!(seen.take_due(minute(40)));
+        seen.note();
+        assert!(!seen.take_due(minute(49)));
+        assert!(seen.take_due(minute(50)));
     }
 
     #[test]

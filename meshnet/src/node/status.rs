@@ -5,10 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use proto::id::{MemberId, Name};
 
+use super::hybrid::PostQuantum;
 use super::view::{CurrentPath, Decision, NodeView, PeerState, PeerView, RouteView, Warning};
 use super::{Node, Peer};
 use crate::membership::{Claimed, Validity};
 use crate::path::PathId;
+use crate::route::Route;
+use crate::route::spf::LOST;
 use crate::time::Now;
 
 impl Node {
@@ -41,9 +44,11 @@ impl Node {
     /// Every other member, by name.
     pub fn peer_views(&self, now: Now) -> Vec<PeerView> {
         let others = self.membership.iter().map(|(member, _)| member);
-        let honoured = others
-            .filter(|member| *member != self.me.member && self.membership.is_honoured(now.wall, *member));
-        let mut views: Vec<PeerView> = honoured.filter_map(|member| self.peer_view(now, member)).collect();
+        let shown = others.filter(|member| {
+            let honoured = self.membership.is_honoured(now.wall, *member);
+            *member != self.me.member && (honoured || self.has_lately_expired(now, *member))
+        });
+        let mut views: Vec<PeerView> = shown.filter_map(|member| self.peer_view(now, member)).collect();
         views.sort_by(|a, b| a.name.cmp(&b.name));
         views
     }
@@ -59,13 +64,14 @@ impl Node {
             let slot = self.slots.of.get(&member);
             let addresses = self.membership.addresses(now.wall, member).into_iter().map(|ip| (ip.into(), 0));
             let subnets = entry
-                .record()
-                .subnets
-                .iter()
-                .filter(|subnet| self.membership.may_announce(now.wall, member, &subnet.prefix))
+                .view()
+                .subnets()
+                .into_iter()
+                .filter(|subnet| self.may_route(now, member, &subnet.prefix))
                 .map(|subnet| (subnet.prefix, subnet.weight));
             for (prefix, weight) in addresses.chain(subnets) {
-                let chosen = self.routing.fib.lookup(&prefix.network()).as_ref() == slot;
+                let chosen =
+                    slot.is_some_and(|slot| self.routing.fib.owners(&prefix.network()).contains(slot));
                 views.push(RouteView { prefix, owner: owner.clone(), weight, chosen, reachable, own });
             }
         }
@@ -75,15 +81,15 @@ impl Node {
 
     fn peer_view(&self, now: Now, member: MemberId) -> Option<PeerView> {
         let known = self.membership.get(member)?;
-        let record = self.lsdb.get(member).map(|entry| entry.record());
+        let record = self.lsdb.get(member).map(|entry| entry.view());
         let peer = self.peers.get(&member);
         let traffic = peer.map(|peer| peer.stats.traffic()).unwrap_or_default();
         Some(PeerView {
             member,
             name: known.name().clone(),
             addresses: self.membership.addresses(now.wall, member),
-            datacenter: record.and_then(|record| record.datacenter.clone()),
-            relays: record.is_some_and(|record| record.relays) && self.may_relay(now, member),
+            datacenter: record.and_then(|record| record.datacenter()),
+            relays: record.is_some_and(|record| record.relays()) && self.may_relay(now, member),
             state: self.state_of(now, member),
             paths: peer.map(|peer| peer.path_views(now.mono)).unwrap_or_default(),
             decision: peer.filter(|peer| peer.selection.primary.is_some()).map(|peer| {
@@ -96,20 +102,45 @@ impl Node {
             tx_bytes: traffic.tx_bytes,
             last_handshake: peer.and_then(|peer| peer.last_handshake).map(|at| now.mono.since(at)),
             key_epoch: known.epochs().newest().map(|epoch| epoch.body().number),
+            quantum: peer.and_then(|peer| self.quantum(peer)),
+            withheld: peer.is_some_and(|peer| self.is_withheld(peer)),
             version: peer.and_then(|peer| peer.hello.as_ref()).map(|(_, version)| version.clone()),
             subnets: record
-                .map(|record| record.subnets.iter().map(|subnet| (subnet.prefix, subnet.weight)).collect())
+                .map(|record| record.subnets().iter().map(|subnet| (subnet.prefix, subnet.weight)).collect())
                 .unwrap_or_default(),
         })
     }
 
+    /// The shortest way to a member over announced links.
+    pub fn announced_way(&self, member: MemberId) -> Option<Route<MemberId>> {
+        self.routing.paths.best(member)
+    }
+
+    /// Records and pieces of objects that wait for something, which is bounded.
+    pub fn gossip_len(&self) -> usize {
+        self.gossip.len() + self.peers.values().map(Peer::reassembly_len).sum::<usize>()
+    }
+
+    /// Whether a member's certificate and the grace after it are over, and not for so long that it has gone out of mind.
+    fn has_lately_expired(&self, now: Now, member: MemberId) -> bool {
+        let ended_s = self.membership.get(member).map_or(0, |known| known.certificate().body().not_after_s);
+        self.membership.validity(now.wall, member) == Some(Validity::Expired)
+            && now.wall.seconds().saturating_sub(ended_s) < SHOWN_FOR_S
+    }
+
     fn state_of(&self, now: Now, member: MemberId) -> PeerState {
-        let has_way = self.routing.paths.best(member).is_some()
-            || self.lsdb.get(member).is_some_and(|entry| !entry.record().candidates.is_empty());
+        if self.membership.validity(now.wall, member) == Some(Validity::Expired) {
+            return PeerState::Expired;
+        }
+        let has_way = self.announced_way(member).is_some()
+            || self.lsdb.get(member).is_some_and(|entry| entry.view().has_candidates());
         let Some(peer) = self.peers.get(&member) else {
             return if has_way { PeerState::Idle } else { PeerState::Unreachable };
         };
         if peer.unresponsive(now.mono) {
+            return PeerState::Unreachable;
+        }
+        if peer.refused {
             return PeerState::Unreachable;
         }
         if !peer.up {
@@ -161,7 +192,11 @@ impl Node {
     /// The relays on the way, as far as they are known: the first hop, then what the records say.
     fn names_towards(&self, first: MemberId, destination: MemberId) -> Vec<Name> {
         let adjacent = |a: MemberId, b: MemberId| {
-            self.lsdb.get(a).is_some_and(|entry| entry.record().links.iter().any(|link| link.member == b))
+            let says = |a: MemberId, b: MemberId| {
+                let link = self.lsdb.get(a).and_then(|entry| entry.view().link(b));
+                link.is_some_and(|link| link.cost_us != LOST)
+            };
+            says(a, b) || says(b, a)
         };
         let mut names: Vec<Name> = self.name_of(first).into_iter().collect();
         if !adjacent(first, destination) {
@@ -188,9 +223,18 @@ impl Node {
         if let Some(own) = self.membership.get(me) {
             let ends_s = own.certificate().body().not_after_s;
             let seconds_left = ends_s as i64 - now.wall.seconds() as i64;
-            if self.membership.validity(now.wall, me) != Some(Validity::Valid) || seconds_left < ENDS_SOON_S {
+            let validity = self.membership.validity(now.wall, me);
+            if validity == Some(Validity::Expired) {
+                // The rest follows from it.
+                return vec![Warning::CertificateEnds { seconds_left }];
+            }
+            if validity != Some(Validity::Valid) || seconds_left < ENDS_SOON_S {
                 warnings.push(Warning::CertificateEnds { seconds_left });
             }
+        }
+        if self.membership.revocations().has_member(me) {
+            // The rest follows from it.
+            return vec![Warning::Revoked];
         }
         let announced = self.own_subnets(now.wall);
         for subnet in self.settings.subnets.iter().filter(|subnet| !announced.contains(subnet)) {
@@ -205,6 +249,19 @@ impl Node {
         if self.settings.relay && !self.may_relay(now, me) {
             warnings.push(Warning::NoRelayRole);
         }
+        for peer in self.peers.values().filter(|peer| peer.refused) {
+            let required_here = self.settings.pq == PostQuantum::Require;
+            let name = self.name_of(peer.member);
+            warnings.extend(name.map(|peer| Warning::NotPostQuantum { peer, required_here }));
+        }
+        if self.settings.exit && !self.may_exit(now, me) {
+            warnings.push(Warning::NoExitRole);
+        }
+        if let Some(name) = &self.settings.exit_node
+            && !self.exits(now).iter().any(|exit| exit.used)
+        {
+            warnings.push(Warning::NoSuchExit(name.clone()));
+        }
         if self.membership.len() > 1 && !self.peers.values().any(|peer| peer.up) {
             warnings.push(Warning::Alone);
         }
@@ -217,5 +274,7 @@ impl Node {
     }
 }
 
+/// Members whose certificates ended longer ago, in seconds, are not shown any more.
+const SHOWN_FOR_S: u64 = 90 * 24 * 3600;
 /// A certificate that ends within this many seconds is warned about: less than a third of the lifetime is left.
 const ENDS_SOON_S: i64 = 14 * 24 * 3600;

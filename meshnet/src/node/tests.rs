@@ -1,5 +1,9 @@
 //! Small meshes over a fake network with virtual time: every node is a [`Node`] with its [`Tx`] and [`Rx`].
 
+mod knocking;
+mod rotation;
+mod trust;
+
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -21,7 +25,7 @@ use crate::dataplane::{HEADROOM, Rx, Snapshot, TAILROOM, Tx, TxVerdict, Verdict}
 use crate::membership::{
     AuthoritySecret, DEFAULT_LIFETIME_S, Founding, IdentitySecret, Request, Signer, TrustChain, found, issue,
 };
-use crate::path::SocketId;
+use crate::path::{PathId, SocketId};
 use crate::time::UnixMs;
 
 const START_S: u64 = 1_800_000_000;
@@ -35,6 +39,9 @@ struct Host {
     overlay: IpAddr,
     received: Vec<(Mono, Vec<u8>)>,
     events: Vec<String>,
+    /// What was to be written of the own keys, and of which generation it was; and the rotations that came to their end.
+    saves: Vec<(KeyRing, u64)>,
+    rotated: Vec<KeyEpochNumber>,
     cache: Vec<u8>,
     identity: [u8; 32],
     transport: [u8; 32],
@@ -107,6 +114,8 @@ impl World {
                 overlay,
                 received: Vec::new(),
                 events: Vec::new(),
+                saves: Vec::new(),
+                rotated: Vec::new(),
                 cache: Vec::new(),
                 identity: *identity.to_bytes(),
                 transport: *TransportSecret::random(&mut rng).bytes(),
@@ -171,6 +180,7 @@ impl World {
                 mtu: 1340,
                 copy_tos: false,
                 relay_limit: None,
+                relay_capacity: None,
                 ..Settings::default()
             },
         };
@@ -209,11 +219,18 @@ impl World {
                     Event::PeerDown { name, .. } => host.events.push(format!("{name} down")),
                     Event::Pong { .. } => host.events.push("pong".into()),
                     Event::Undeliverable { error, .. } => host.events.push(format!("{error:?}")),
-                    Event::SaveKeys { .. } | Event::KeysRotated { .. } => {}
+                    Event::SaveKeys { ring, generation } => host.saves.push((*ring, generation)),
+                    Event::KeysRotated { epoch } => host.rotated.push(epoch),
                     Event::RevocationsChanged | Event::BundlesChanged => {}
                     Event::Revoked { .. } | Event::Readmitted { .. } => {}
                     Event::Renew { .. } | Event::CertificateChanged | Event::CertificateEnds { .. } => {}
-                    Event::Routes(_) | Event::Wider(_) | Event::Join { .. } => {}
+                    Event::Routes(_) | Event::Wider(_) | Event::Join { .. } | Event::Announce(_) => {}
+                    Event::NodeUp { name, .. } => host.events.push(format!("{name} reached")),
+                    Event::NodeDown { name, .. } => host.events.push(format!("{name} lost")),
+                    Event::SubnetUp { name, prefix, .. } => host.events.push(format!("{prefix} by {name}")),
+                    Event::SubnetDown { name, prefix, .. } => {
+                        host.events.push(format!("{prefix} not by {name}"))
+                    }
                 }
                 continue;
             }
@@ -343,6 +360,12 @@ impl World {
         self.hosts[at].received.iter().map(|(_, packet)| number_of(packet)).collect()
     }
 
+    /// Which of the relays 2 and 3 the first host sends through.
+    fn relay_in_use(&self) -> usize {
+        let last = self.hosts[0].events.iter().rev().find(|event| event.starts_with("n1 over"));
+        if last.unwrap().contains(&self.id(2).to_string()) { 2 } else { 3 }
+    }
+
     fn state(&self, at: usize, of: usize) -> PeerState {
         let node = self.hosts[at].node.as_ref().unwrap();
         let id = self.id(of);
@@ -402,8 +425,7 @@ fn a_dead_relay_is_replaced_within_a_second_and_a_half() {
         number += 1;
     };
     world.run_with(seconds(5), &mut flow);
-    let used = world.hosts[0].events.iter().rev().find(|event| event.starts_with("n1 over")).unwrap().clone();
-    let relay = if used.contains(&world.id(2).to_string()) { 2 } else { 3 };
+    let relay = world.relay_in_use();
     world.silent.insert(relay);
     world.run_with(seconds(5), &mut flow);
     let times: Vec<Mono> = world.hosts[1].received.iter().map(|(at, _)| *at).collect();
@@ -424,8 +446,7 @@ fn a_relay_that_is_reported_unreachable_costs_no_packet() {
         number += 1;
     };
     world.run_with(seconds(3), &mut flow);
-    let used = world.hosts[0].events.iter().rev().find(|event| event.starts_with("n1 over")).unwrap().clone();
-    let relay = if used.contains(&world.id(2).to_string()) { 2 } else { 3 };
+    let relay = world.relay_in_use();
     world.silent.insert(relay);
     // The news are a while on their way: what is sent meanwhile is lost, and sent again.
     world.run_with(Duration::from_millis(100), &mut flow);
@@ -608,4 +629,23 @@ fn no_endpoint_inside_the_overlay_is_dialled() {
         assert!(!node.is_dialable(never.parse().unwrap()), "{never}");
     }
     assert!(node.is_dialable("192.0.2.77:7946".parse().unwrap()));
+}
+
+#[test]
+fn no_path_leads_into_a_subnet_that_is_reached_through_the_mesh() {
+    let mut world = World::new(18, &[false, false]);
+    world.run(seconds(1));
+    let (now, other) = (world.now, world.hosts[1].node.as_ref().unwrap().me.member);
+    let node = world.hosts[0].node.as_mut().unwrap();
+    let allows = |node: &Node, endpoint: &str| {
+        let remote = endpoint.parse().unwrap();
+        node.policy_for(now, other).allows(&PathId::Direct { socket: SocketId(0), remote })
+    };
+    assert!(allows(node, "192.168.7.1:7946"), "nobody has announced it");
+    node.routing.prefixes = ["0.0.0.0/0", "192.168.7.0/24"].map(|prefix| prefix.parse().unwrap()).to_vec();
+    assert!(!allows(node, "192.168.7.1:7946"), "it would be reached through the mesh");
+    assert!(!allows(node, "10.99.0.2:7946"), "the overlay itself");
+    assert!(allows(node, "192.168.8.1:7946") && allows(node, "192.0.2.77:7946"));
+    node.settings.interface_addresses.push("192.168.7.50".parse().unwrap());
+    assert!(allows(node, "192.168.7.1:7946"), "a neighbour on the LAN");
 }

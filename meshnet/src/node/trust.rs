@@ -181,6 +181,7 @@ impl Node {
             self.send_frames(now, *member, None, &frames);
             self.close_peer(now, *member);
             self.lsdb.remove(*member);
+            self.attached.remove(member);
             let name = names.iter().find(|(id, _)| id == member).map(|(_, name)| name.clone());
             self.events.push_back(Event::Revoked { member: *member, name });
         }
@@ -309,7 +310,7 @@ impl Node {
     }
 
     /// The certificate of the operator who made a revocation, which others need to verify it.
-    fn operator_of(&self, revocation: &Signed<Revocation>) -> Option<Vec<u8>> {
+    pub(super) fn operator_of(&self, revocation: &Signed<Revocation>) -> Option<Vec<u8>> {
         match revocation.body().issuer {
             Issuer::Root(_) => None,
             Issuer::Member(member, _) => {

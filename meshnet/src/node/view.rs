@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use proto::certificate::Roles;
 use proto::id::{KeyEpochNumber, MemberId, Name};
 
+use super::hybrid::Quantum;
 use super::rotation::Phase;
 use crate::crypto::Suite;
 use crate::path::{Change, PathView};
@@ -55,6 +56,8 @@ pub enum PeerState {
     Idle,
     /// No session, and nothing known that leads there.
     Unreachable,
+    /// Its certificate and the grace after it are over: it is no member any more, until it joins anew.
+    Expired,
 }
 
 /// One member as seen from this node.
@@ -87,6 +90,10 @@ pub struct PeerView {
     pub last_handshake: Option<Duration>,
     /// The epoch of its transport key.
     pub key_epoch: Option<KeyEpochNumber>,
+    /// Whether the session is post-quantum; `None` without a session.
+    pub quantum: Option<Quantum>,
+    /// Packets are withheld, because this node or the peer wants a post-quantum session for them.
+    pub withheld: bool,
     /// The version that it runs.
     pub version: Option<String>,
     /// Prefixes that it announces, with their weights.
@@ -270,6 +277,19 @@ pub enum Warning {
     NoSuchMember(Name),
     /// Configured to relay, but the certificate lacks the role.
     NoRelayRole,
+    /// Packets to and from a member are withheld: one of the two requires post-quantum sessions, the other has none.
+    NotPostQuantum {
+        /// The member.
+        peer: Name,
+        /// Whether it is this node that requires them, or the member.
+        required_here: bool,
+    },
+    /// Configured to be an exit, but the certificate lacks the role.
+    NoExitRole,
+    /// The chosen exit is no member, or lacks the role, or does not offer it.
+    NoSuchExit(Name),
+    /// This node was revoked: it is no member any more.
+    Revoked,
     /// No other member can be reached.
     Alone,
 }

@@ -5,85 +5,42 @@
 //!
 //! A path is *proven* by an authenticated reply to a probe that went out over it. It is *alive* while proof keeps
 //! coming. Liveness is judged on both directions: silence kills a path after [`DEAD_MISSES`] unanswered probes, and a
-//! path on which data still arrives but no probe is answered any more is given up after [`ONE_WAY_MISSES`].
+//! path on which data still arrives but no probe is answered any more is given up after [`ONE_WAY_MISSES`]. One that answers
+//! probes, but on which data does not arrive, is used again only after a while (`delivery`).
 
 pub mod choose;
+mod contender;
+mod delivery;
+mod id;
 pub mod mtu;
 mod policy;
 mod quality;
+mod rest;
+mod single;
+mod spread;
 mod stream;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use proto::arrivals::{Arrivals, LENGTHS};
 use proto::id::MemberId;
 
+use crate::crypto::keyed_mac;
 use crate::time::Mono;
 pub use choose::{Change, PathView, Selection, Standing};
+pub use id::{Origin, PathId, SocketId};
 pub use policy::{Policy, Use};
 pub use quality::Quality;
+use rest::Rest;
+use single::{InFlight, Path};
+use spread::JOIN_REPLIES;
+pub use spread::{Spread, Toll};
 pub use stream::{STREAM_AFTER, STREAM_LINGER};
 
-/// Which of the node's UDP sockets, by its place in the list of listening sockets; or that a stream carries the datagrams.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct SocketId(pub u8);
-
-impl SocketId {
-    /// A TCP connection that this node makes to the remote endpoint.
-    pub const TCP: SocketId = SocketId(253);
-    /// The same with TLS.
-    pub const TLS: SocketId = SocketId(254);
-    /// A TCP connection, with or without TLS, that came from the remote endpoint: once closed, only the other end can make
-    /// another.
-    pub const ACCEPTED: SocketId = SocketId(255);
-
-    /// Whether it is a TCP connection.
-    pub fn is_stream(self) -> bool {
-        self >= SocketId::TCP
-    }
-}
-
-/// What identifies a path to a peer.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum PathId {
-    /// Straight to an endpoint of the peer.
-    Direct {
-        /// The socket that sends.
-        socket: SocketId,
-        /// The peer's endpoint.
-        remote: SocketAddr,
-    },
-    /// Through a relay, which forwards the sealed datagrams.
-    Relay {
-        /// The first hop.
-        relay: MemberId,
-    },
-}
-
-impl PathId {
-    /// Whether the path needs no relay.
-    pub fn is_direct(&self) -> bool {
-        matches!(self, PathId::Direct { .. })
-    }
-
-    /// Whether it leads straight to the peer by a TCP connection.
-    pub fn is_stream(&self) -> bool {
-        matches!(self, PathId::Direct { socket, .. } if socket.is_stream())
-    }
-}
-
-/// Where a candidate was learnt. Decides which candidates go first when there are too many.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Origin {
-    /// An authenticated datagram came from there.
-    Heard,
-    /// The peer's record or its list of candidates names it.
-    Announced,
-    /// A relay that is attached to both ends.
-    Relay,
-}
-
+/// For how long a peer is probed that nobody needs, but that speaks from somewhere else: until the path that it left is dead.
+const SETTLES_IN: Duration = Duration::from_secs(3);
 /// Time between probes of a path that carries traffic.
 pub const PROBE_ACTIVE: Duration = Duration::from_millis(300);
 /// Time between probes of the warm second path while traffic flows.
@@ -92,9 +49,15 @@ pub const PROBE_WARM: Duration = Duration::from_millis(1000);
 pub const PROBE_OTHER: Duration = Duration::from_secs(5);
 /// Longest time between probes of a path that worked once and is silent now, while traffic flows: a cut that ends is
 /// noticed this soon.
-pub const PROBE_DEAD: Duration = Duration::from_secs(2);
+pub const PROBE_DEAD: Duration = Duration::from_secs(1);
 /// Time between keepalive probes when no traffic flows; under the 30 s that impatient NATs keep a UDP mapping.
 pub const KEEPALIVE: Duration = Duration::from_secs(15);
+/// The same for a relayed path that is not the one in use: it keeps nothing open that the paths to and from the relay do not,
+/// and when traffic begins all paths are asked at once.
+pub const KEEPALIVE_SPARE: Duration = Duration::from_secs(300);
+/// So much later than the other end does who leaves the keepalives to it ([`PathSet::set_follow`]): when they stop to come, it
+/// asks itself.
+pub const KEEPALIVE_LATER: Duration = Duration::from_secs(1);
 /// Shortest time between two probes of an unproven path on which something is heard.
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
 /// Traffic this long ago still counts as flowing.
@@ -115,6 +78,8 @@ pub const MAX_PATHS: usize = 24;
 const MAX_IN_FLIGHT: usize = 16;
 /// Unproven candidates are tried at these intervals, the last one repeating.
 const CANDIDATE_BACKOFF_MS: [u64; 8] = [0, 150, 350, 750, 1_500, 4_000, 10_000, 30_000];
+/// A port that a translator may give is tried for this long; then others have it.
+const PREDICTION_LIFE: Duration = Duration::from_secs(10);
 /// A candidate that was never proven is forgotten after this long without being announced again.
 const CANDIDATE_LIFE: Duration = Duration::from_secs(300);
 
@@ -125,6 +90,8 @@ pub struct Probe {
     pub path: PathId,
     /// Identifies the probe in its reply.
     pub id: u32,
+    /// It is to ask what has come over the path.
+    pub asks: bool,
 }
 
 /// A probe that should be sent now, padded so that its UDP payload has a certain length.
@@ -138,123 +105,69 @@ pub struct SizeProbe {
     pub len: u16,
 }
 
-struct Path {
-    origin: Origin,
-    /// The administrator does not want it to be used: it is only shown.
-    forbidden: bool,
-    announced: Mono,
-    proven: bool,
-    quality: Quality,
-    last_reply: Option<Mono>,
-    last_heard: Option<Mono>,
-    misses: u32,
-    tries: u32,
-    next_probe: Mono,
-    in_flight: Vec<InFlight>,
-    mtu: mtu::Search,
-    tx_bytes: u64,
-    rx_bytes: u64,
-}
-
-struct InFlight {
-    id: u32,
-    sent: Mono,
-    /// It was counted as missed. A late reply is still taken: the path may just have become slower.
-    missed: bool,
-}
-
-impl Path {
-    fn new(id: &PathId, origin: Origin, forbidden: bool, now: Mono) -> Path {
-        Path {
-            origin,
-            forbidden,
-            announced: now,
-            proven: false,
-            quality: Quality::default(),
-            last_reply: None,
-            last_heard: None,
-            misses: 0,
-            tries: 0,
-            next_probe: now,
-            in_flight: Vec::new(),
-            mtu: if id.is_stream() { mtu::Search::of_stream(now) } else { mtu::Search::new(now) },
-            tx_bytes: 0,
-            rx_bytes: 0,
-        }
-    }
-
-    /// What the search for its MTU has to know. `None` while that makes no sense: before the first measurement, and while
-    /// the path is not alive.
-    fn conditions(&self, now: Mono, active: bool) -> Option<mtu::Conditions> {
-        (self.alive(now) && self.quality.replies() > 0).then(|| mtu::Conditions {
-            patience: self.quality.patience(),
-            loss: self.quality.loss(),
-            answered: self.last_reply,
-            active,
-        })
-    }
-
-    fn quiet_for(&self, now: Mono) -> Duration {
-        self.last_reply.max(self.last_heard).map_or(Duration::MAX, |at| now.since(at))
-    }
-
-    fn alive(&self, now: Mono) -> bool {
-        self.proven
-            && !self.forbidden
-            && self.misses < ONE_WAY_MISSES
-            && (self.misses < DEAD_MISSES || self.quiet_for(now) < PROBE_ACTIVE * DEAD_MISSES)
-    }
-
-    fn suspect(&self, now: Mono) -> bool {
-        self.misses >= SUSPECT_MISSES && self.quiet_for(now) >= PROBE_ACTIVE
-    }
-
-    fn sent(&self, probe: u32) -> bool {
-        self.in_flight.iter().any(|flight| flight.id == probe)
-    }
-
-    fn doubt(&mut self, now: Mono) {
-        let quiet_since = Mono(now.0.saturating_sub(PROBE_ACTIVE.as_micros() as u64));
-        self.next_probe = now;
-        self.tries = 0;
-        self.misses = self.misses.max(SUSPECT_MISSES);
-        self.last_heard = None;
-        self.last_reply = self.last_reply.map(|at| at.min(quiet_since));
-        self.mtu.restart(now);
-    }
-
-    /// How long a probe may stay unanswered before it counts as missed.
-    fn patience(&self) -> Duration {
-        PROBE_ACTIVE.max(self.quality.patience()) - Duration::from_millis(10)
-    }
-}
-
 /// All paths to one peer.
 pub struct PathSet {
     paths: BTreeMap<PathId, Path>,
     primary: Option<PathId>,
+    /// Those that share the traffic with it.
+    spread: Spread,
+    /// When a path last began to share.
+    joined: Option<Mono>,
+    /// Until when loads do not count, because each relay alone is too small.
+    crowded: Mono,
     switched: Mono,
+    /// When a path was last given up for one that scored better.
+    bettered: Option<Mono>,
+    /// The one that is about to take over because it scores better.
+    contender: Option<contender::Contender>,
     change: Change,
     policy: Policy,
     reach: stream::Reach,
     last_traffic: Option<Mono>,
     keep: bool,
-    next_id: u32,
+    /// The other end sends the keepalives.
+    follow: bool,
+    /// Nobody needs the peer, but it moved: until then it is probed all the same.
+    settling: Mono,
+    ids: Ids,
+}
+
+/// Numbers of probes, which nobody can guess: or a peer could answer before it was asked, and seem near, or seem to have got
+/// what is too long for the way.
+struct Ids {
+    key: [u8; 16],
+    given: u64,
+}
+
+impl Ids {
+    fn next(&mut self) -> u32 {
+        self.given += 1;
+        let mac = keyed_mac(&self.key, &[&self.given.to_be_bytes()]);
+        let [a, b, c, d, ..] = mac;
+        u32::from_be_bytes([a, b, c, d])
+    }
 }
 
 impl PathSet {
-    /// An empty set. `first_probe_id` should be random, so that replies of an earlier life are not taken for new ones.
-    pub fn new(first_probe_id: u32) -> PathSet {
+    /// An empty set. `probe_key` is random and nobody else's, so that no reply is taken for one but those to its probes.
+    pub fn new(probe_key: [u8; 16]) -> PathSet {
         PathSet {
             paths: BTreeMap::new(),
             primary: None,
+            spread: Spread::default(),
+            joined: None,
+            crowded: Mono(0),
             switched: Mono(0),
+            bettered: None,
+            contender: None,
             change: Change::First,
             policy: Policy::default(),
             reach: stream::Reach::default(),
             last_traffic: None,
             keep: false,
-            next_id: first_probe_id,
+            follow: false,
+            settling: Mono(0),
+            ids: Ids { key: probe_key, given: 0 },
         }
     }
 
@@ -264,7 +177,10 @@ impl PathSet {
     pub fn add(&mut self, now: Mono, id: PathId, origin: Origin) -> bool {
         if let Some(path) = self.paths.get_mut(&id) {
             path.announced = now;
-            path.origin = path.origin.min(origin);
+            path.on_lan |= origin == Origin::Lan;
+            if origin.rank() < path.origin.rank() {
+                path.origin = origin;
+            }
             return false;
         }
         if self.paths.len() >= MAX_PATHS {
@@ -272,7 +188,7 @@ impl PathSet {
                 .paths
                 .iter()
                 .filter(|(_, path)| !path.proven)
-                .max_by_key(|(_, path)| (path.origin, path.tries))
+                .max_by_key(|(_, path)| (path.origin.rank(), path.tries))
                 .map(|(id, _)| *id)
             else {
                 return false;
@@ -288,6 +204,48 @@ impl PathSet {
         if let Some(path) = self.paths.get_mut(id) {
             path.tx_bytes += tx_bytes;
             path.rx_bytes += rx_bytes;
+        }
+    }
+
+    /// Packets of one lane came in on a path, by length.
+    pub fn count_packets(&mut self, id: &PathId, lane: u8, packets: &[u32; LENGTHS]) {
+        if let Some(path) = self.paths.get_mut(id) {
+            path.received.get_or_insert_default().add(lane.into(), packets);
+        }
+    }
+
+    /// The packets that came in on a path, for its other end; `None` if it is not known.
+    pub fn arrivals(&self, id: &PathId) -> Option<Arrivals> {
+        Some(self.paths.get(id)?.received.as_deref().copied().unwrap_or_default())
+    }
+
+    /// Packets went out over a path and no other.
+    pub fn sent_alone(&mut self, now: Mono, id: &PathId, packets: &Arrivals) {
+        let Some(path) = self.paths.get_mut(id).filter(|_| *packets != Arrivals::default()) else { return };
+        let delivery = path.delivery.get_or_insert_with(|| {
+            let mut delivery = Box::<delivery::Delivery>::default();
+            delivery.begins(now);
+            delivery
+        });
+        delivery.sent(packets);
+    }
+
+    /// Whether a path has still to show that it delivers what is sent over it: all of it goes over another one, too.
+    pub fn on_trial(&self, id: &PathId) -> bool {
+        self.paths.get(id).is_some_and(Path::on_trial)
+    }
+
+    /// The other end says what had come over the path of a probe.
+    pub fn handle_arrivals(&mut self, now: Mono, probe: u32, received: &Arrivals) {
+        let asked = |path: &Path| path.delivery.as_ref().is_some_and(|delivery| delivery.has_asked(probe));
+        let Some((id, path)) = self.paths.iter_mut().find(|(_, path)| asked(path)) else { return };
+        let Some(delivery) = path.delivery.as_mut() else { return };
+        match delivery.answered(probe, received) {
+            delivery::Verdict::Open | delivery::Verdict::Delivers => {}
+            delivery::Verdict::Nothing => delivery.fails(now),
+            // What a receiver loses because it gets too much, it loses on every path.
+            delivery::Verdict::Poor if !id.is_direct() => delivery.fails(now),
+            delivery::Verdict::Poor => {}
         }
     }
 
@@ -319,7 +277,7 @@ impl PathSet {
         for (id, path) in &mut self.paths {
             let forbidden = !self.policy.allows(id);
             if std::mem::replace(&mut path.forbidden, forbidden) && !forbidden {
-                *path = Path::new(id, path.origin, false, now);
+                *path = Path { on_lan: path.on_lan, ..Path::new(id, path.origin, false, now) };
             }
         }
     }
@@ -327,6 +285,13 @@ impl PathSet {
     /// Whether the control plane wants this peer reachable even without traffic.
     pub fn set_keep(&mut self, keep: bool) {
         self.keep = keep;
+    }
+
+    /// Leaves the keepalives to the other end, which is known to send them, and hears of ours in its answers: one of the two is
+    /// enough to keep a translator's mapping, and to notice that the path no longer works. As long as they come, this end
+    /// sends none.
+    pub fn set_follow(&mut self, follow: bool) {
+        self.follow = follow;
     }
 
     /// Traffic was sent to or received from the peer. Returns whether it had been idle, so that the caller reschedules.
@@ -363,11 +328,18 @@ impl PathSet {
                 let silent = path.last_heard.is_none_or(|at| now.since(at) >= PROBE_ACTIVE);
                 if silent && path.proven && !path.suspect(now) {
                     path.doubt(now);
+                    self.settling = now + SETTLES_IN;
                 }
             }
         }
+        let follows = self.follow && !self.is_active(now);
+        let wait = self.keepalive(&id) + KEEPALIVE_LATER;
         if let Some(path) = self.paths.get_mut(&id) {
             path.last_heard = Some(now);
+            let settled = path.misses == 0 && path.quality.replies() >= FIRST_REPLIES;
+            if follows && path.alive(now) && settled && path.next_probe > now {
+                path.next_probe = path.next_probe.max(now + wait);
+            }
             if !path.proven {
                 // What is heard may be a probe, sent because ours was heard: without a pause the two multiply.
                 let paused = path.in_flight.last().map_or(now, |flight| flight.sent + PROBE_PAUSE);
@@ -405,6 +377,8 @@ impl PathSet {
         } else {
             *self.paths.iter().find(|(_, path)| path.sent(probe))?.0
         };
+        let relayed = self.primary.is_some_and(|id| !id.is_direct());
+        let may_share = relayed && !sent_on.is_direct() && self.is_active(now);
         let path = self.paths.get_mut(&sent_on)?;
         let at = path.in_flight.iter().position(|flight| flight.id == probe)?;
         let sent = path.in_flight.remove(at).sent;
@@ -421,11 +395,25 @@ impl PathSet {
         path.tries = 0;
         path.in_flight.retain(|flight| flight.sent > sent);
         path.proven = true;
-        if path.quality.replies() < FIRST_REPLIES {
+        let needed = if may_share { JOIN_REPLIES } else { FIRST_REPLIES };
+        if path.quality.replies() < needed {
             // More measurements soon: one reply says little about quality.
             path.next_probe = now + PROBE_ACTIVE / 3;
         }
+        self.note_answer(&sent_on, rtt);
         Some(rtt)
+    }
+
+    /// This machine stood still for so long: nothing was sent or heard meanwhile, and nobody is to blame for it.
+    pub fn slept(&mut self, now: Mono, span: Duration) {
+        let later = |at: Option<Mono>| at.map(|at| (at + span).min(now));
+        self.last_traffic = later(self.last_traffic);
+        for path in self.paths.values_mut() {
+            path.last_reply = later(path.last_reply);
+            path.last_heard = later(path.last_heard);
+            path.announced = (path.announced + span).min(now);
+            path.in_flight.clear();
+        }
     }
 
     /// Everything that was measured may be wrong (the underlay changed): doubt and probe all paths at once.
@@ -478,6 +466,8 @@ impl PathSet {
             .iter()
             .find(|(id, path)| !path.forbidden && path.next_probe <= now && path.is_of_use(id, by_stream))?;
         let primary = self.primary == Some(id);
+        let used = primary || self.spread.contains(&id) || self.contends(&id) || self.is_of_better_kind(&id);
+        let keepalive = self.keepalive(&id);
         let path = self.paths.get_mut(&id)?;
         let wait = if !path.proven || !path.alive(now) {
             path.tries += 1;
@@ -487,23 +477,23 @@ impl PathSet {
                 true if on_stream => wait.min(PROBE_OTHER),
                 _ => wait,
             }
-        } else if (primary && active) || path.misses > 0 || in_doubt {
+        } else if (used && active) || path.misses > 0 || in_doubt {
             PROBE_ACTIVE
         } else if warm == Some(id) && active {
             PROBE_WARM
         } else if active {
             PROBE_OTHER
         } else {
-            KEEPALIVE
+            keepalive
         };
         path.next_probe = now + wait;
-        let probe = self.next_id;
-        self.next_id = self.next_id.wrapping_add(1);
+        let probe = self.ids.next();
         if path.in_flight.len() >= MAX_IN_FLIGHT {
             path.in_flight.remove(0);
         }
         path.in_flight.push(InFlight { id: probe, sent: now, missed: false });
-        Some(Probe { path: id, id: probe })
+        let asks = path.delivery.as_mut().is_some_and(|delivery| delivery.asks(now, probe));
+        Some(Probe { path: id, id: probe, asks })
     }
 
     /// The next probe of a path's MTU that is due, if any. Call until it returns `None`.
@@ -512,11 +502,15 @@ impl PathSet {
             return None;
         }
         let active = self.is_active(now);
+        let primary = self.primary;
         for (id, path) in &mut self.paths {
+            // Without traffic only the path of the control frames is asked: a relay has hundreds of others.
+            if !active && primary != Some(*id) {
+                continue;
+            }
             let Some(conditions) = path.conditions(now, active) else { continue };
             if let Some(len) = path.mtu.poll(now, &conditions) {
-                let probe = self.next_id;
-                self.next_id = self.next_id.wrapping_add(1);
+                let probe = self.ids.next();
                 path.mtu.sent(now, probe, len);
                 return Some(SizeProbe { path: *id, id: probe, len });
             }
@@ -524,16 +518,18 @@ impl PathSet {
         None
     }
 
-    /// Long packets were sent to the peer lately: the path that carries them is asked whether they pass, and now and then
-    /// the one that would carry them next.
-    pub fn note_large(&mut self, now: Mono) {
-        if let Some(path) = self.primary.and_then(|id| self.paths.get_mut(&id)) {
-            path.mtu.note_large();
+    /// Long packets were sent to the peer lately, among so many bytes a second: the path that carries them is asked whether
+    /// they pass, and now and then the one that would carry them next.
+    pub fn note_large(&mut self, now: Mono, bytes_per_s: u64) {
+        for id in self.primary.iter().chain(self.spread.iter()) {
+            if let Some(path) = self.paths.get_mut(id) {
+                path.mtu.note_large(now, bytes_per_s);
+            }
         }
         if let Some(path) = self.warm(now).and_then(|id| self.paths.get_mut(&id))
             && now.since(path.mtu.checked()) >= PROBE_OTHER
         {
-            path.mtu.note_large();
+            path.mtu.note_may_be_large(now);
         }
     }
 
@@ -572,8 +568,8 @@ impl PathSet {
                 let next_probe = path.next_probe.max(streams_at.filter(|_| waits).unwrap_or_default());
                 let open = path.in_flight.iter().find(|flight| !flight.missed);
                 let miss = open.map(|flight| flight.sent + path.patience());
-                let size =
-                    path.conditions(now, active).and_then(|conditions| path.mtu.poll_timeout(&conditions));
+                let sized = path.conditions(now, active).filter(|_| active || self.primary == Some(*id));
+                let size = sized.and_then(|conditions| path.mtu.poll_timeout(&conditions));
                 [Some(next_probe), miss.filter(|_| path.proven), size]
             })
             .flatten()
@@ -590,6 +586,11 @@ impl PathSet {
         self.paths.iter().any(|(id, path)| id.is_direct() && path.alive(now))
     }
 
+    /// Whether datagrams get straight to the peer.
+    pub fn datagrams_arrive(&self, now: Mono) -> bool {
+        self.paths.iter().any(|(id, path)| id.is_direct() && !id.is_stream() && path.alive(now))
+    }
+
     /// Whether traffic flows, so that paths are probed often.
     pub fn is_active(&self, now: Mono) -> bool {
         self.last_traffic.is_some_and(|at| now.since(at) <= ACTIVE_FOR)
@@ -597,7 +598,8 @@ impl PathSet {
 
     /// Whether nobody needs this peer now, so that nothing is sent.
     pub fn is_idle(&self, now: Mono) -> bool {
-        !self.keep && self.last_traffic.is_none_or(|at| now.since(at) > IDLE_AFTER)
+        let unused = self.last_traffic.is_none_or(|at| now.since(at) > IDLE_AFTER);
+        !self.keep && unused && now >= self.settling
     }
 
     /// Candidates and paths that a handshake should be sent over: the chosen one first, then those learnt from the
@@ -607,7 +609,7 @@ impl PathSet {
         let usable = |(id, path): &(&PathId, &Path)| !path.forbidden && path.is_of_use(id, by_stream);
         let mut paths: Vec<_> = self.paths.iter().filter(usable).collect();
         paths.sort_by_key(|(id, path)| {
-            (self.primary != Some(**id), !path.alive(now), !path.proven, path.origin, path.tries, **id)
+            (self.primary != Some(**id), !path.alive(now), !path.proven, path.origin.rank(), path.tries, **id)
         });
         let (direct, relayed): (Vec<PathId>, Vec<PathId>) =
             paths.into_iter().map(|(id, _)| *id).partition(PathId::is_direct);
@@ -622,6 +624,11 @@ impl PathSet {
         self.paths.get(id).filter(|path| path.proven).map(|path| path.quality)
     }
 
+    /// Time between keepalives of a path.
+    fn keepalive(&self, id: &PathId) -> Duration {
+        if self.primary == Some(*id) || id.is_direct() { KEEPALIVE } else { KEEPALIVE_SPARE }
+    }
+
     fn count_misses(&mut self, now: Mono) {
         let trusted = self.primary_is_trusted(now);
         self.count_each_miss(now);
@@ -633,6 +640,12 @@ impl PathSet {
 
     fn primary_is_trusted(&self, now: Mono) -> bool {
         self.primary.and_then(|id| self.paths.get(&id)).is_some_and(|path| !path.suspect(now))
+    }
+
+    /// The path in use, if nothing is against it: it answered the last probe.
+    pub fn trusted(&self, now: Mono) -> Option<PathId> {
+        let id = self.primary?;
+        self.paths.get(&id).filter(|path| path.alive(now) && path.misses == 0).map(|_| id)
     }
 
     /// The path in use is in doubt: whether the others work has to be known by the time that it is dead.
@@ -667,9 +680,13 @@ impl PathSet {
     fn expire_candidates(&mut self, now: Mono) {
         let primary = self.primary;
         self.paths.retain(|id, path| {
+            let life = match path.origin {
+                Origin::Predicted => PREDICTION_LIFE,
+                _ => CANDIDATE_LIFE,
+            };
             path.alive(now)
                 || primary == Some(*id)
-                || now.since(path.announced.max(path.last_reply.unwrap_or_default())) < CANDIDATE_LIFE
+                || now.since(path.announced.max(path.last_reply.unwrap_or_default())) < life
         });
     }
 }

@@ -4,10 +4,12 @@
 //! headers a relay needs. A new path is taken to carry [`ASSUMED`], what fits nearly everywhere, and is asked at once.
 //! From then on a size is only ever raised by an answer to a probe of that size.
 //!
-//! *Black holes.* While datagrams longer than [`LARGE`] flow, the size in use is confirmed every [`CONFIRM_EVERY`]. When
-//! a probe of it stays without answer, several more go out in quick succession, together with shorter ones; as many as
-//! make it improbable (1 in 10,000) that chance took all of them on a path with this loss. If all stay unanswered while
-//! something shorter is answered, the size no longer passes, and the longest one that was answered takes its place.
+//! *Black holes.* While datagrams longer than [`LARGE`] flow, the size in use is confirmed every [`CONFIRM_EVERY`], and the
+//! more often the more flows, for [`CONFIRM_SHARE`] of it. A short *witness* leaves with each such probe, right behind it:
+//! when the witness was answered and the long one not within a moment, the long one was lost, and nobody waits longer. Then
+//! several more go out in quick succession, together with shorter ones; as many as make it improbable (1 in 10,000) that
+//! chance took all of them on a path with this loss. If all stay unanswered while something shorter is answered, the size no
+//! longer passes, and the longest one that was answered takes its place.
 
 use std::time::Duration;
 
@@ -21,15 +23,24 @@ pub const ASSUMED: u16 = 1500 - 48;
 pub const LARGEST: u16 = 9000 - 28;
 /// Inner packets up to this length fit into [`BASE`] whatever the path, so that they say nothing about a longer one.
 pub const LARGE: usize = 1134;
-/// While long datagrams flow, the size in use is asked for this often.
+/// While long datagrams flow, the size in use is asked for at least this often ...
 const CONFIRM_EVERY: Duration = Duration::from_millis(250);
+/// ... and at most this often ...
+const CONFIRM_EVERY_LEAST: Duration = Duration::from_millis(50);
+/// ... as long as its probes are one of so many of the bytes that flow.
+const CONFIRM_SHARE: u64 = 100;
+/// Long datagrams flow for so long after it was said that they do. Traffic is told every 250 ms.
+const LARGE_FOR: Duration = Duration::from_millis(300);
 /// Between the probes that are sent in quick succession once one stayed without answer.
-const BURST_EVERY: Duration = Duration::from_millis(40);
+const BURST_EVERY: Duration = Duration::from_millis(20);
+/// What a witness is as long as: it passes where anything does.
+const WITNESS: u16 = SIZES[0];
 /// A path that answers nothing at all is asked for sizes again after this.
 const SILENCE: Duration = Duration::from_secs(1);
 /// Longer sizes are tried again after this (RFC 8899's `PMTU_RAISE_TIMER`), while traffic flows ...
 const RAISE_EVERY: Duration = Duration::from_secs(600);
-/// ... but this soon after a size had to be given up, and then in doubling intervals.
+/// ... but this soon once on a new path, whose loss is hardly known yet so that chance may have taken all probes of a size;
+/// and after a size had to be given up, then in doubling intervals.
 const RAISE_SOON: Duration = Duration::from_secs(10);
 /// A lost probe of any size is tried again so often at least (RFC 8899's `MAX_PROBES`) and at most.
 const TRIES: std::ops::RangeInclusive<u8> = 3..=10;
@@ -50,6 +61,8 @@ const SIZES: [u16; 24] = [
 pub struct Conditions {
     /// How long an answer may take.
     pub patience: Duration,
+    /// How much later than that of a shorter one that left after it the answer to a probe may come.
+    pub grace: Duration,
     /// Share of round trips that are lost whatever their size.
     pub loss: f32,
     /// When it last answered a probe of any kind.
@@ -75,8 +88,10 @@ pub struct Search {
     checked: Mono,
     /// When there is something to plan.
     next: Mono,
-    /// Long datagrams went out since the size was confirmed.
-    large: bool,
+    /// Long datagrams go out until then.
+    large_until: Mono,
+    /// How often the size in use is asked for meanwhile.
+    confirm_every: Duration,
     raise_at: Mono,
     raise_wait: Duration,
     fell: Option<Mono>,
@@ -99,7 +114,17 @@ struct Flight {
     id: u32,
     size: u16,
     sent: Mono,
+    /// When a shorter one was answered that left after it.
+    overtaken: Option<Mono>,
     missed: bool,
+}
+
+impl Flight {
+    /// When it is taken for lost.
+    fn expires(&self, conditions: &Conditions) -> Mono {
+        let last = self.sent + conditions.patience;
+        self.overtaken.map_or(last, |at| last.min(at + conditions.grace))
+    }
 }
 
 impl Search {
@@ -115,9 +140,10 @@ impl Search {
             best: 0,
             checked: now,
             next: now,
-            large: false,
+            large_until: Mono(0),
+            confirm_every: CONFIRM_EVERY,
             raise_at: now,
-            raise_wait: RAISE_EVERY,
+            raise_wait: RAISE_SOON,
             fell: None,
             fixed: false,
         }
@@ -144,9 +170,19 @@ impl Search {
         self.checked
     }
 
-    /// Long datagrams went out on the path.
-    pub fn note_large(&mut self) {
-        self.large = true;
+    /// Long datagrams go out on the path, among so many bytes a second.
+    pub fn note_large(&mut self, now: Mono, bytes_per_s: u64) {
+        self.large_until = now + LARGE_FOR;
+        let round_bytes = u64::from(self.size) + u64::from(WITNESS);
+        let every_us = (round_bytes * CONFIRM_SHARE * 1_000_000).checked_div(bytes_per_s);
+        self.confirm_every =
+            every_us.map_or(CONFIRM_EVERY, Duration::from_micros).clamp(CONFIRM_EVERY_LEAST, CONFIRM_EVERY);
+    }
+
+    /// Long datagrams may go out on the path at any moment.
+    pub fn note_may_be_large(&mut self, now: Mono) {
+        self.large_until = now;
+        self.confirm_every = CONFIRM_EVERY;
     }
 
     /// Something suggests that the size in use does not pass any more: it is asked for at once.
@@ -211,13 +247,16 @@ impl Search {
         if self.flights.len() >= MAX_FLIGHTS {
             self.flights.remove(0);
         }
-        self.flights.push(Flight { id, size, sent: now, missed: false });
+        self.flights.push(Flight { id, size, sent: now, overtaken: None, missed: false });
     }
 
     /// An answer came to the probe with this number. `false` if it is none of this path's.
     pub fn answered(&mut self, now: Mono, id: u32) -> bool {
         let Some(at) = self.flights.iter().position(|flight| flight.id == id) else { return false };
         let size = self.flights.remove(at).size;
+        for earlier in self.flights[..at].iter_mut().filter(|earlier| earlier.size > size) {
+            earlier.overtaken.get_or_insert(now);
+        }
         self.misses.retain(|(missed, _)| *missed > size);
         self.best = self.best.max(size);
         if size < self.size {
@@ -227,9 +266,8 @@ impl Search {
         self.proven = true;
         self.queue.retain(|queued| *queued > size);
         if matches!(self.phase, Phase::Confirm(_)) {
-            self.large = false;
-            self.phase = if self.raise_at <= now { Phase::Raise } else { Phase::Settled };
-            // Longer ones may be on their way.
+            // Longer ones may be on their way; others are tried while traffic flows.
+            self.phase = Phase::Settled;
             self.next = now;
         }
         true
@@ -249,7 +287,7 @@ impl Search {
     }
 
     fn settled_until(&self, active: bool) -> Option<Mono> {
-        let confirm = self.large.then_some(self.checked + CONFIRM_EVERY);
+        let confirm = Some(self.checked + self.confirm_every).filter(|at| *at <= self.large_until);
         let raise = active.then_some(self.raise_at);
         [confirm, raise].into_iter().flatten().min()
     }
@@ -263,13 +301,13 @@ impl Search {
 
     fn expiry(&self, conditions: &Conditions) -> Option<Mono> {
         let open = self.flights.iter().filter(|flight| !flight.missed);
-        open.map(|flight| flight.sent + conditions.patience).min()
+        open.map(|flight| flight.expires(conditions)).min()
     }
 
     fn expire(&mut self, now: Mono, conditions: &Conditions) {
         for at in 0..self.flights.len() {
             let flight = self.flights[at];
-            if !flight.missed && now.since(flight.sent) >= conditions.patience {
+            if !flight.missed && now >= flight.expires(conditions) {
                 self.flights[at].missed = true;
                 let misses = self.misses_of(flight.size).saturating_add(1);
                 self.set_misses(flight.size, misses);
@@ -281,7 +319,9 @@ impl Search {
 
     fn plan(&mut self, now: Mono, conditions: &Conditions) {
         match self.phase {
-            Phase::Settled if self.large && self.checked + CONFIRM_EVERY <= now => self.confirm(now),
+            Phase::Settled if self.checked + self.confirm_every <= now.min(self.large_until) => {
+                self.confirm(now);
+            }
             Phase::Settled => {
                 self.phase = Phase::Raise;
                 self.next = now;
@@ -320,6 +360,7 @@ impl Search {
         }
         self.phase = Phase::Confirm(round + 1);
         if round == 0 {
+            self.queue.extend(self.witness());
             self.queue.push(self.size);
             if !self.proven {
                 // Mostly the first look at a path shows all there is to it.
@@ -331,9 +372,9 @@ impl Search {
             self.next = now + conditions.patience;
             return;
         }
-        if round % 2 == 1 {
-            let ladder = self.ladder(round == 1);
-            self.queue.extend(ladder);
+        match round % 2 == 1 {
+            true => self.queue.extend(self.ladder(round == 1)),
+            false => self.queue.extend(self.witness()),
         }
         self.queue.push(self.size);
         self.next = now + BURST_EVERY;
@@ -353,7 +394,10 @@ impl Search {
             // Next time everything is tried again.
             self.misses.clear();
             self.raise_at = now + self.raise_wait;
-            self.raise_wait = (self.raise_wait * 2).min(RAISE_EVERY);
+            self.raise_wait = match self.fell {
+                Some(_) => (self.raise_wait * 2).min(RAISE_EVERY),
+                None => RAISE_EVERY,
+            };
             self.checked = now;
             return;
         };
@@ -362,10 +406,16 @@ impl Search {
             self.next = self.expiry(conditions).unwrap_or(now + BURST_EVERY);
             return;
         }
-        let mut sizes = vec![first, between[between.len() / 2], last];
+        // The longest leave first; the size in use is their witness.
+        let mut sizes = vec![self.size, first, between[between.len() / 2], last];
         sizes.dedup();
         self.queue = sizes;
         self.next = now + conditions.patience;
+    }
+
+    /// What leaves behind a probe of the size in use, to see when it should have been answered.
+    fn witness(&self) -> Option<u16> {
+        Some(WITNESS).filter(|witness| *witness < self.size)
     }
 
     /// Some sizes below the one in use, to see at once what passes when it does not; [`BASE`] among them.
@@ -384,9 +434,9 @@ impl Search {
         let untested = SIZES.iter().rev().copied().find(|size| *size <= most.min(BASE)).unwrap_or(SIZES[0]);
         self.proven = tested > 0;
         self.size = if self.proven { tested } else { untested };
-        let recently = self.fell.is_some_and(|at| now.since(at) < RAISE_EVERY);
-        self.raise_wait =
-            if recently { (self.raise_wait * 2).clamp(RAISE_SOON, RAISE_EVERY) } else { RAISE_SOON };
+        if self.fell.is_none_or(|at| now.since(at) >= RAISE_EVERY) {
+            self.raise_wait = RAISE_SOON;
+        }
         self.fell = Some(now);
         (self.checked, self.next, self.best) = (now, now, 0);
         // What lies between is looked for right away; what is known to fail not before it is time to raise.

@@ -21,6 +21,11 @@ const FEW_REPLIES: u32 = 6;
 const LOSS_GAIN: f32 = 1.0 / 16.0;
 
 impl Quality {
+    /// Of a path with these round-trip times and this loss.
+    pub(super) fn of(rtt_us: u64, deviation_us: u64, loss: f32) -> Quality {
+        Quality { srtt_us: rtt_us, deviation_us, loss, replies: 1 }
+    }
+
     /// A probe was answered after `rtt`.
     pub fn answered(&mut self, rtt: Duration) {
         let sample = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
@@ -86,6 +91,12 @@ impl Quality {
     /// How long to wait for a reply before it counts as lost (RFC 6298 section 2.3, without its floor of a second).
     pub fn patience(&self) -> Duration {
         Duration::from_micros(self.srtt_us + (4 * self.deviation_us).max(100_000))
+    }
+
+    /// How much later an answer may come than one that was asked for after it: packets overtake each other, and long ones
+    /// take longer on slow lines.
+    pub fn grace(&self) -> Duration {
+        Duration::from_micros((4 * self.deviation_us).max(20_000)).min(self.patience())
     }
 }
 

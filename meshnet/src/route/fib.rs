@@ -1,14 +1,18 @@
 //! The forwarding table: which member takes a packet, by longest prefix of the destination address.
 //!
 //! A table is built whole from what is reachable now and never changed afterwards, so that it can be published to the
-//! data plane in a snapshot. Of several members that announce the same prefix one is chosen at build time.
+//! data plane in a snapshot. Of several members that announce the same prefix those with the lowest weight are chosen at
+//! build time, and share its flows by rendezvous hashing (Thaler, Ravishankar: "Using name-based mappings to increase hit
+//! rates", 1998): a flow keeps its owner as long as that is there, and when one goes only its own flows move.
 
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
 
-use crate::lpm::LpmTable;
+use crate::lpm::{LpmTable, mix};
 
 /// An immutable longest-prefix table from destination addresses to the member `T` that takes them.
 ///
@@ -16,18 +20,63 @@ use crate::lpm::LpmTable;
 /// Dittia, Varghese: "Tree bitmap: hardware/software IP lookups with incremental updates", 2004).
 #[derive(Clone, Debug)]
 pub struct Fib<T> {
-    prefixes: LpmTable<T>,
+    prefixes: LpmTable<Owners<T>>,
+    shared: Box<[Box<[Share<T>]>]>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Owners<T> {
+    One(T),
+    /// An index into [`Fib::shared`].
+    Several(u32),
+}
+
+/// One of several owners, in the order of their ranks.
+#[derive(Clone, Copy, Debug)]
+struct Share<T> {
+    salt: u64,
+    owner: T,
 }
 
 impl<T: Copy> Fib<T> {
-    /// The owner of the longest prefix that covers `destination`.
-    pub fn lookup(&self, destination: &IpAddr) -> Option<T> {
-        self.prefixes.lookup(destination).copied()
+    /// The owner of the longest prefix that covers `destination`, for the flow whose number `flow` gives; it is asked only
+    /// where several owners share the prefix.
+    #[inline]
+    pub fn lookup(&self, destination: &IpAddr, flow: impl FnOnce() -> u64) -> Option<T> {
+        match self.prefixes.lookup(destination)? {
+            Owners::One(owner) => Some(*owner),
+            Owners::Several(at) => self.share(*at, flow()),
+        }
     }
 
-    /// Every prefix with its owner, ascending, IPv4 before IPv6.
-    pub fn iter(&self) -> impl Iterator<Item = (IpNet, T)> + '_ {
-        self.prefixes.iter().map(|(prefix, owner)| (prefix, *owner))
+    /// All that share the longest prefix that covers `destination`, the best first; none if no prefix does.
+    pub fn owners(&self, destination: &IpAddr) -> Vec<T> {
+        match self.prefixes.lookup(destination) {
+            None => Vec::new(),
+            Some(owners) => self.all(owners),
+        }
+    }
+
+    /// Every prefix with its owners, ascending, IPv4 before IPv6.
+    pub fn iter(&self) -> impl Iterator<Item = (IpNet, Vec<T>)> + '_ {
+        self.prefixes.iter().map(|(prefix, owners)| (prefix, self.all(owners)))
+    }
+
+    fn all(&self, owners: &Owners<T>) -> Vec<T> {
+        match owners {
+            Owners::One(owner) => vec![*owner],
+            Owners::Several(at) => self.shares(*at).iter().map(|share| share.owner).collect(),
+        }
+    }
+
+    #[cold]
+    fn share(&self, at: u32, flow: u64) -> Option<T> {
+        let shares = self.shares(at).iter();
+        shares.max_by_key(|share| mix(flow ^ share.salt)).map(|share| share.owner)
+    }
+
+    fn shares(&self, at: u32) -> &[Share<T>] {
+        self.shared.get(at as usize).map_or(&[], |shares| shares)
     }
 
     /// Number of prefixes.
@@ -44,7 +93,7 @@ impl<T: Copy> Fib<T> {
 impl<T> Default for Fib<T> {
     /// A table without prefixes.
     fn default() -> Self {
-        Self { prefixes: LpmTable::default() }
+        Self { prefixes: LpmTable::default(), shared: Box::default() }
     }
 }
 
@@ -53,43 +102,61 @@ impl<T> Default for Fib<T> {
 pub struct Offer<T> {
     /// The member that takes the packets.
     pub owner: T,
-    /// Preference as announced; the lowest wins, whatever the cost.
+    /// Preference as announced; the lowest wins, and those that have it share the flows.
     pub weight: u16,
-    /// Cost of the way to the owner in microseconds, which decides between equal weights; `None` where there is no way
-    /// at present.
-    pub cost_us: Option<u32>,
+    /// What is known of the way to the owner.
+    pub way: Way,
+    /// Which flows it gets where it is one of several: something that is the member's own, so that all nodes choose alike.
+    pub salt: u64,
+}
+
+/// What is known of the way to a member, the best first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Way {
+    /// There is one.
+    Known,
+    /// It may be reached: where it is, is known.
+    Possible,
+    /// There is none at present.
+    None,
 }
 
 impl<T> Offer<T> {
-    /// What decides between offers for the same prefix; lower is better.
-    fn rank(&self) -> (bool, u16, u32) {
-        (self.cost_us.is_none(), self.weight, self.cost_us.unwrap_or(u32::MAX))
+    /// What decides between offers for the same prefix; lower is better, equals share.
+    fn rank(&self) -> (bool, u16, Way) {
+        (self.way == Way::None, self.weight, self.way)
     }
 }
 
 /// Collects offers and chooses between them.
 ///
-/// Equal offers are decided by order: the one added first wins, so callers add members in the order of their ids to
-/// make every node choose alike.
+/// A member's own address, and this node's own networks ([`FibBuilder::add_own`]), are not shared: there the one added first
+/// wins, an address before a network, so callers add members in the order of their ids to make every node choose alike.
 #[derive(Clone, Debug)]
 pub struct FibBuilder<T> {
+    addresses: BTreeMap<IpAddr, T>,
     offers: JointPrefixMap<IpNet, Chosen<T>>,
     full: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Chosen<T> {
     offer: Offer<T>,
+    /// Others of the same rank.
+    equals: Vec<Share<T>>,
     pinned: bool,
 }
 
-/// Bound on the prefixes of one table: 4,096 members with two addresses each, and as many subnets again.
-pub const MAX_PREFIXES: usize = 16_384;
+/// Bound on the members that share one prefix.
+pub const MAX_SHARES: usize = 16;
+
+/// Bound on the prefixes of one table: 16,384 members with two addresses each, and as many subnets again.
+pub const MAX_PREFIXES: usize = 65_536;
 
 impl<T: Copy> FibBuilder<T> {
     /// A builder without offers.
     pub fn new() -> Self {
-        Self { offers: JointPrefixMap::new(), full: 0 }
+        Self { addresses: BTreeMap::new(), offers: JointPrefixMap::new(), full: 0 }
     }
 
     /// Adds a member's own address.
@@ -97,13 +164,26 @@ impl<T: Copy> FibBuilder<T> {
     /// It stays in the table when the member cannot be reached: packets for it must fail, not fall to the announcer of a
     /// prefix around it. A host address also wins over announcements of the same host prefix.
     pub fn add_address(&mut self, address: IpAddr, owner: T) {
-        let offer = Offer { owner, weight: 0, cost_us: None };
-        self.put(IpNet::from(address), Chosen { offer, pinned: true });
+        if self.addresses.contains_key(&address) {
+            return;
+        }
+        if self.len() >= MAX_PREFIXES {
+            self.full += 1;
+            return;
+        }
+        self.addresses.insert(address, owner);
+    }
+
+    /// Adds a network of this node itself. Whoever else announces it, and however it is weighted, this node never sends
+    /// its packets to others: they might come back.
+    pub fn add_own(&mut self, prefix: IpNet, owner: T) {
+        let offer = Offer { owner, weight: 0, way: Way::None, salt: 0 };
+        self.put(prefix, Chosen { offer, equals: Vec::new(), pinned: true });
     }
 
     /// Adds a subnet that a member announces. Bits of `prefix` behind its length are ignored.
     pub fn add_subnet(&mut self, prefix: IpNet, offer: Offer<T>) {
-        self.put(prefix, Chosen { offer, pinned: false });
+        self.put(prefix, Chosen { offer, equals: Vec::new(), pinned: false });
     }
 
     /// Offers refused because the table held [`MAX_PREFIXES`] prefixes.
@@ -114,21 +194,48 @@ impl<T: Copy> FibBuilder<T> {
     /// The table of chosen owners. Subnets that no reachable member offers are left out, so that a shorter prefix
     /// around them takes their packets.
     pub fn build(&self) -> Fib<T> {
-        let usable = self.offers.iter().filter(|(_, chosen)| chosen.pinned || chosen.offer.cost_us.is_some());
-        Fib { prefixes: usable.map(|(prefix, chosen)| (prefix, chosen.offer.owner)).collect() }
+        let mut shared: Vec<Box<[Share<T>]>> = Vec::new();
+        let taken = |prefix: &IpNet| {
+            prefix.prefix_len() == prefix.max_prefix_len() && self.addresses.contains_key(&prefix.addr())
+        };
+        let usable = self
+            .offers
+            .iter()
+            .filter(|(prefix, chosen)| (chosen.pinned || chosen.offer.way != Way::None) && !taken(prefix));
+        let mut owners = |chosen: &Chosen<T>| {
+            let Offer { owner, salt, .. } = chosen.offer;
+            if chosen.equals.is_empty() {
+                return Owners::One(owner);
+            }
+            let first = Share { salt, owner };
+            shared.push(std::iter::once(first).chain(chosen.equals.iter().copied()).collect());
+            Owners::Several(shared.len() as u32 - 1)
+        };
+        let hosts =
+            self.addresses.iter().map(|(address, owner)| (IpNet::from(*address), Owners::One(*owner)));
+        let prefixes = hosts.chain(usable.map(|(prefix, chosen)| (prefix, owners(chosen)))).collect();
+        Fib { prefixes, shared: shared.into_boxed_slice() }
+    }
+
+    fn len(&self) -> usize {
+        self.addresses.len() + self.offers.len()
     }
 
     fn put(&mut self, prefix: IpNet, new: Chosen<T>) {
         if let Some(old) = self.offers.get_mut(&prefix) {
             let better = match (new.pinned, old.pinned) {
-                (true, false) => true,
-                (_, true) => false,
-                (false, false) => new.offer.rank() < old.offer.rank(),
+                (true, false) => Ordering::Less,
+                (_, true) => Ordering::Greater,
+                (false, false) => new.offer.rank().cmp(&old.offer.rank()),
             };
-            if better {
-                *old = new;
+            match better {
+                Ordering::Less => *old = new,
+                Ordering::Equal if old.equals.len() + 1 < MAX_SHARES => {
+                    old.equals.push(Share { salt: new.offer.salt, owner: new.offer.owner });
+                }
+                Ordering::Equal | Ordering::Greater => {}
             }
-        } else if self.offers.len() < MAX_PREFIXES {
+        } else if self.len() < MAX_PREFIXES {
             self.offers.insert(prefix, new);
         } else {
             self.full += 1;
@@ -143,133 +250,4 @@ impl<T: Copy> Default for FibBuilder<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn net(text: &str) -> IpNet {
-        text.parse().unwrap()
-    }
-
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    fn offer(owner: u32, weight: u16, cost_us: Option<u32>) -> Offer<u32> {
-        Offer { owner, weight, cost_us }
-    }
-
-    #[test]
-    fn the_longest_prefix_wins_over_weight_and_cost() {
-        let mut builder = FibBuilder::new();
-        builder.add_subnet(net("10.0.0.0/8"), offer(1, 0, Some(0)));
-        builder.add_subnet(net("10.1.0.0/16"), offer(2, 9, Some(9)));
-        builder.add_address(ip("10.1.0.1"), 3);
-        let fib = builder.build();
-        assert_eq!(fib.lookup(&ip("10.2.0.1")), Some(1));
-        assert_eq!(fib.lookup(&ip("10.1.0.2")), Some(2));
-        assert_eq!(fib.lookup(&ip("10.1.0.1")), Some(3));
-        assert_eq!(fib.lookup(&ip("11.0.0.1")), None);
-        assert_eq!(fib.lookup(&ip("::ffff:10.2.0.1")), None, "a mapped address is no IPv4 address");
-    }
-
-    #[test]
-    fn among_owners_of_one_prefix_reachable_then_weight_then_cost_then_order_decides() {
-        let chosen = |offers: &[Offer<u32>]| {
-            let mut builder = FibBuilder::new();
-            offers.iter().for_each(|offer| builder.add_subnet(net("fd00::/64"), *offer));
-            builder.build().lookup(&ip("fd00::1"))
-        };
-        assert_eq!(chosen(&[offer(1, 0, None), offer(2, 7, Some(50))]), Some(2));
-        assert_eq!(chosen(&[offer(1, 5, Some(1)), offer(2, 4, Some(50))]), Some(2));
-        assert_eq!(chosen(&[offer(1, 5, Some(9)), offer(2, 5, Some(8))]), Some(2));
-        assert_eq!(chosen(&[offer(2, 5, Some(8)), offer(1, 5, Some(8))]), Some(2));
-        assert_eq!(chosen(&[offer(1, 5, None)]), None);
-    }
-
-    #[test]
-    fn an_unreachable_subnet_falls_to_the_prefix_around_it_but_an_unreachable_address_does_not() {
-        let mut builder = FibBuilder::new();
-        builder.add_subnet(net("10.0.0.0/8"), offer(1, 0, Some(0)));
-        builder.add_subnet(net("10.1.0.0/16"), offer(2, 0, None));
-        builder.add_address(ip("10.1.0.1"), 3);
-        let fib = builder.build();
-        assert_eq!(fib.lookup(&ip("10.1.0.2")), Some(1));
-        assert_eq!(fib.lookup(&ip("10.1.0.1")), Some(3));
-    }
-
-    #[test]
-    fn nobody_takes_an_address_over_by_announcing_it_as_a_host_prefix() {
-        for owner_first in [true, false] {
-            let mut builder = FibBuilder::new();
-            if owner_first {
-                builder.add_address(ip("10.1.0.1"), 3);
-            }
-            builder.add_subnet(net("10.1.0.1/32"), offer(4, 0, Some(0)));
-            if !owner_first {
-                builder.add_address(ip("10.1.0.1"), 3);
-            }
-            assert_eq!(builder.build().lookup(&ip("10.1.0.1")), Some(3));
-        }
-    }
-
-    #[test]
-    fn the_table_is_bounded() {
-        let mut builder = FibBuilder::new();
-        for i in 0..MAX_PREFIXES as u32 + 5 {
-            builder.add_address(IpAddr::from(i.to_be_bytes()), i);
-        }
-        assert_eq!(builder.build().len(), MAX_PREFIXES);
-        assert_eq!(builder.refused(), 5);
-    }
-
-    /// Prefixes crowded into a small space so that they overlap, with bits behind the length.
-    fn prefix() -> impl Strategy<Value = IpNet> {
-        prop_oneof![
-            (0u32..64, 24u8..=32).prop_map(|(low, len)| net(&format!(
-                "{}/{len}",
-                std::net::Ipv4Addr::from(0x0a00_0000 | low)
-            ))),
-            (0u128..64, 120u8..=128).prop_map(|(low, len)| net(&format!(
-                "{}/{len}",
-                std::net::Ipv6Addr::from((0xfd00u128 << 112) | low)
-            ))),
-            Just(net("0.0.0.0/0")),
-        ]
-    }
-
-    fn address() -> impl Strategy<Value = IpAddr> {
-        prop_oneof![
-            (0u32..64).prop_map(|low| IpAddr::from((0x0a00_0000 | low).to_be_bytes())),
-            (0u128..64).prop_map(|low| IpAddr::from(((0xfd00u128 << 112) | low).to_be_bytes())),
-        ]
-    }
-
-    proptest! {
-        /// The naive model walks all prefixes, longest first.
-        #[test]
-        fn lookups_agree_with_a_walk_over_all_offers(
-            subnets in proptest::collection::vec((prefix(), 0u32..8, 0u16..3, proptest::option::of(0u32..3)), 0..40),
-            hosts in proptest::collection::vec((address(), 100u32..108), 0..8),
-            queries in proptest::collection::vec(address(), 1..20),
-        ) {
-            let mut builder = FibBuilder::new();
-            for (prefix, owner, weight, cost_us) in &subnets {
-                builder.add_subnet(*prefix, offer(*owner, *weight, *cost_us));
-            }
-            for (address, owner) in &hosts {
-                builder.add_address(*address, *owner);
-            }
-            let fib = builder.build();
-            for query in queries {
-                let host = hosts.iter().find(|(address, _)| *address == query).map(|(_, owner)| *owner);
-                let subnet = subnets
-                    .iter()
-                    .filter(|(prefix, _, _, cost)| prefix.contains(&query) && cost.is_some())
-                    .min_by_key(|(prefix, _, weight, cost)| (128 - prefix.prefix_len(), *weight, *cost))
-                    .map(|(_, owner, _, _)| *owner);
-                prop_assert_eq!(fib.lookup(&query), host.or(subnet));
-            }
-        }
-    }
-}
+mod tests;

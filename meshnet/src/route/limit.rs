@@ -10,28 +10,32 @@ pub struct TokenBucket {
     /// When the bucket is full again; each event moves it by one interval (the virtual scheduling form of GCRA, ITU-T
     /// I.371).
     full_at: Mono,
-    interval: Duration,
+    /// In microseconds; small, for there is a bucket for each member.
+    interval_us: u32,
     burst: u32,
 }
 
 impl TokenBucket {
     /// A full bucket.
+    ///
+    /// # Panics
+    /// When `interval` is over an hour.
     pub const fn new(burst: u32, interval: Duration) -> Self {
-        Self { full_at: Mono(0), interval, burst }
+        assert!(interval.as_secs() < 3600, "it fits into 32 bits of microseconds");
+        Self { full_at: Mono(0), interval_us: interval.as_micros() as u32, burst }
     }
 
     /// When the next event may happen: `now`, or later.
     pub fn ready_at(&self, now: Mono) -> Mono {
-        let slack = self.interval * self.burst.saturating_sub(1);
-        let micros = u64::try_from(slack.as_micros()).unwrap_or(u64::MAX);
-        now.max(Mono(self.full_at.0.saturating_sub(micros)))
+        let slack_us = u64::from(self.interval_us) * u64::from(self.burst.saturating_sub(1));
+        now.max(Mono(self.full_at.0.saturating_sub(slack_us)))
     }
 
     /// Takes one token; `false` if there is none.
     pub fn take(&mut self, now: Mono) -> bool {
         let ready = self.ready_at(now) <= now;
         if ready {
-            self.full_at = self.full_at.max(now) + self.interval;
+            self.full_at = Mono(self.full_at.max(now).0 + u64::from(self.interval_us));
         }
         ready
     }

@@ -143,6 +143,14 @@ impl UsageWatch {
         }
     }
 
+    /// It is to be replaced from `from` on, if that is earlier: where that is over, at once, because it is in use.
+    pub(super) fn hasten(&mut self, from: Mono) {
+        if from < self.from {
+            let look_at = Mono(from.0.saturating_sub(LOOK_EVERY.as_micros() as u64));
+            (self.from, self.look_at, self.used) = (from, self.look_at.min(look_at), 0);
+        }
+    }
+
     pub(super) fn next_due(&self) -> Mono {
         self.look_at
     }
@@ -220,5 +228,19 @@ mod tests {
         assert!(watch.advance(s(130), 8));
         assert!(!watch.advance(s(135), 8));
         assert!(watch.advance(s(140), 1000));
+    }
+
+    #[test]
+    fn a_keypair_that_begins_to_carry_packets_is_replaced_when_it_is_old_enough_and_not_before() {
+        let mut old = UsageWatch::new(s(900), 1000);
+        assert!(!old.advance(s(600), 7));
+        old.hasten(s(600));
+        assert!(old.next_due() <= s(600) && old.advance(s(600), 7));
+        let mut young = UsageWatch::new(s(900), 1000);
+        young.hasten(s(120));
+        assert_eq!(young.next_due(), s(115));
+        assert!(!young.advance(s(115), 7) && young.advance(s(120), 8));
+        young.hasten(s(500));
+        assert!(young.advance(s(125), 9), "it is not put off");
     }
 }

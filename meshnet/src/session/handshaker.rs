@@ -17,7 +17,7 @@ use super::limiter::{Load, RateLimiter, Source};
 use super::macs::{Cookie, CookieJar, MacKeys, mac1_of};
 use super::noise::{DhMeter, Local, Noise};
 use super::stats::{DropReason, HandshakeStats};
-use super::{EpochHash, GateKey, TIMESTAMP_LIMIT_US};
+use super::{EpochHash, GateKey, TIMESTAMP_LIMIT_US, joined};
 use crate::crypto::{HASH_LEN, MAC_LEN, Secret, Suite, TransportSecret, hash, kdf, keyed_mac, macs_equal};
 use crate::time::{Mono, Now};
 
@@ -160,7 +160,7 @@ pub(super) type Fingerprint = [u8; HASH_LEN];
 pub struct Handshaker {
     pub(super) member: MemberId,
     pub(super) gate: GateKey,
-    pub(super) advert: Advert,
+    pub(crate) advert: Advert,
     pub(super) rng: StdRng,
     pub(super) stats: HandshakeStats,
     pub(super) meter: DhMeter,
@@ -261,6 +261,11 @@ impl Handshaker {
     /// Sets what handshakes tell the peers from now on.
     pub fn set_advert(&mut self, advert: Advert) {
         self.advert = advert;
+    }
+
+    /// Whether sessions are to be hybrid.
+    pub(super) fn is_hybrid(&self) -> bool {
+        self.advert.capabilities.contains(Capabilities::HYBRID)
     }
 
     /// The counters.
@@ -458,18 +463,17 @@ impl Handshaker {
         self.epochs.iter().map(|accepted| &accepted.epoch).find(|epoch| epoch.number == number)
     }
 
-    /// Begins a Noise handshake with `remote`, with our current epoch.
+    /// Begins a Noise handshake with `remote`, with our current epoch. The psk is to be set before the response is read.
     pub(super) fn begin(&mut self, remote: &RemoteEpoch) -> Noise {
         let ephemeral = Secret::random(&mut self.rng);
         let local = self.current_epoch();
-        let psk = psk2(&self.gate, &local.hash);
         let local = Local {
             secret: &local.secret,
             prologue: &prologue(&self.mesh, &remote.hash),
             ephemeral: &ephemeral,
             meter: &self.meter,
         };
-        Noise::ik_initiator(&local, &remote.key, &psk)
+        Noise::ik_initiator(&local, &remote.key)
     }
 
     /// A random index that no other session of this node has. Never 0.
@@ -486,6 +490,11 @@ impl Handshaker {
     #[cfg(test)]
     pub(super) fn index_count(&self) -> usize {
         self.indices.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn occupy(&mut self, index: ReceiverIndex, member: MemberId) {
+        self.indices.insert(index, member);
     }
 
     pub(super) fn release(&mut self, index: ReceiverIndex) {
@@ -582,7 +591,11 @@ pub(super) fn prologue(mesh: &MeshId, responder: &EpochHash) -> Vec<u8> {
     [b"meshnet handshake", &[proto::VERSION][..], &mesh.0, &responder.0].concat()
 }
 
-/// The pre-shared key of message 2: from the gate key, bound to the initiator's key epoch.
-pub(super) fn psk2(gate: &GateKey, initiator: &EpochHash) -> Secret<32> {
-    kdf(gate.bytes(), "meshnet psk2", &[&initiator.0])
+/// The pre-shared key of message 2: from the gate key and what was inherited from an earlier session, bound to the
+/// initiator's key epoch.
+pub(super) fn psk2(gate: &GateKey, inherited: Option<&Secret<32>>, initiator: &EpochHash) -> Secret<32> {
+    match inherited {
+        None => kdf(gate.bytes(), "meshnet psk2", &[&initiator.0]),
+        Some(secret) => kdf(joined(gate, secret.bytes()).bytes(), "meshnet psk2 hybrid", &[&initiator.0]),
+    }
 }

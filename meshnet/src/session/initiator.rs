@@ -4,18 +4,18 @@ use std::net::SocketAddr;
 
 use proto::cookie::Cookie as CookieMessage;
 use proto::handshake::{Attachment, INIT_MAX_LEN, Init, InitPayload, Response, ResponsePayload};
-use proto::id::{KeyEpochNumber, ReceiverIndex};
+use proto::id::{KeyEpochNumber, ReceiverIndex, SecretId};
 use proto::key_epoch::Capabilities;
 use proto::stale::StaleKey;
 
 use super::TIMESTAMP_LIMIT_US;
-use super::handshaker::Handshaker;
+use super::handshaker::{Handshaker, psk2};
 use super::keypair::{Keypair, KeypairInfo};
 use super::macs::{COOKIE_RENEWAL, Cookie, MacKeys};
 use super::noise::{Noise, PSK2};
 use super::peer::Session;
 use super::stats::DropReason;
-use crate::crypto::{MAC_LEN, Suite};
+use crate::crypto::{MAC_LEN, Secret, Suite};
 use crate::time::{Mono, Now};
 
 /// Endpoints of a peer whose cookies are kept.
@@ -67,6 +67,10 @@ pub(super) struct Pending {
     local_epoch: KeyEpochNumber,
     remote_epoch: KeyEpochNumber,
     suite: Suite,
+    psk: Secret<32>,
+    /// The psk with the secret that the init names, if it names one.
+    named_psk: Option<Secret<32>>,
+    capabilities: Capabilities,
     cookie_resends: u8,
 }
 
@@ -96,6 +100,9 @@ impl Session {
         attachments: &[Attachment<'_>],
     ) -> Result<(), proto::Error> {
         let (local, advert) = (handshaker.current_epoch().clone(), handshaker.advert);
+        let inherited = self.inherited(handshaker);
+        let named_psk =
+            inherited.map(|inherited| psk2(&handshaker.gate, Some(&inherited.secret), &local.hash));
         let payload = InitPayload {
             timestamp_us: handshaker.timestamp_us(now, self.told_us),
             sender_epoch: local.number,
@@ -103,6 +110,7 @@ impl Session {
             capabilities: advert.capabilities,
             bundle_version: advert.bundle_version,
             revocations: advert.revocations,
+            secret: inherited.map_or(SecretId(0), |inherited| inherited.id),
             attachments: attachments.to_vec(),
         };
         let told_us = payload.timestamp_us;
@@ -133,6 +141,9 @@ impl Session {
             local_epoch: local.number,
             remote_epoch: self.remote.number,
             suite: Suite::choose(local.capabilities, self.remote.capabilities),
+            psk: psk2(&handshaker.gate, None, &local.hash),
+            named_psk,
+            capabilities: advert.capabilities,
             cookie_resends: 0,
         });
         handshaker.stats.inits_sent += 1;
@@ -179,6 +190,12 @@ impl Session {
         if !pending.own_macs.check(datagram) {
             return Err(DropReason::Mac1);
         }
+        let psk = match response.named_secret {
+            true => pending.named_psk.as_ref().ok_or(DropReason::Noise)?,
+            // A responder that has lost its memory. Nobody else can say so: its static key is in what is read now.
+            false => &pending.psk,
+        };
+        pending.noise.set_psk(PSK2, psk);
         let payload = pending.noise.read(response.noise).map_err(|_| DropReason::Noise)?;
 
         // From here on it is the peer who speaks, and the Noise state is used up.
@@ -188,7 +205,7 @@ impl Session {
                 if epoch == pending.remote_epoch =>
             {
                 let index = pending.index;
-                self.establish(now.mono, handshaker, pending, (response.sender, capabilities));
+                self.establish(now.mono, handshaker, pending, &response, capabilities);
                 Ok(ResponseOutcome::Established { index, payload })
             }
             Ok(ResponsePayload::StaleTimestamp { epoch, floor_us }) if epoch == pending.remote_epoch => {
@@ -279,18 +296,23 @@ impl Session {
         now: Mono,
         handshaker: &mut Handshaker,
         pending: Pending,
-        (remote_index, remote_capabilities): (ReceiverIndex, Capabilities),
+        response: &Response<'_>,
+        remote_capabilities: Capabilities,
     ) {
         let info = KeypairInfo {
             local_index: pending.index,
-            remote_index,
+            remote_index: response.sender,
             created: now,
             is_initiator: true,
+            members: (handshaker.member, self.member),
             suite: pending.suite,
             local_epoch: pending.local_epoch,
             remote_epoch: pending.remote_epoch,
+            local_capabilities: pending.capabilities,
             remote_capabilities,
+            hybrid: response.named_secret,
         };
+        handshaker.stats.hybrid += u64::from(info.hybrid);
         let pushed_out = self.slots.install_proven(Keypair::new(info, &pending.noise.split(PSK2)));
         handshaker.stats.completed += 1;
         self.installed(now, handshaker, pushed_out);

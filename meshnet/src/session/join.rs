@@ -265,7 +265,7 @@ impl JoinInitiator {
 }
 
 /// What Noise adds to the payload of message 3: the sealed static key and a tag.
-const FINISH_OVERHEAD: usize = 32 + 2 * TAG_LEN;
+pub(super) const FINISH_OVERHEAD: usize = 32 + 2 * TAG_LEN;
 
 /// The inviter's end.
 pub struct JoinResponder {
@@ -431,7 +431,7 @@ impl JoinResponder {
 }
 
 /// What Noise adds to the payload of message 2: ephemeral key, sealed static key, tag.
-const ANSWER_OVERHEAD: usize = 32 + 32 + 2 * TAG_LEN;
+pub(super) const ANSWER_OVERHEAD: usize = 32 + 32 + 2 * TAG_LEN;
 
 /// The datagram that refuses a hello: the reason, and a MAC keyed from the invitation, so that nobody else can refuse.
 fn refusal(context: &JoinContext, keys: &JoinKeys, reason: u8) -> Vec<u8> {
@@ -457,7 +457,7 @@ struct Transport {
 }
 
 /// What sealing adds to a welcome.
-const WELCOME_OVERHEAD: usize = crate::crypto::HEADER_LEN + TAG_LEN;
+pub(super) const WELCOME_OVERHEAD: usize = crate::crypto::HEADER_LEN + TAG_LEN;
 
 impl Transport {
     /// Only the responder seals, and only the initiator opens: one key does for both.
@@ -518,5 +518,31 @@ impl Pieces {
     /// The first piece to ask for; `None` before the first one has come.
     fn first_missing(&self) -> Option<u8> {
         self.pieces.iter().position(Option::is_none).map(|index| index as u8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(index: u8, total: u8) -> Piece<'static> {
+        Piece { index, total, bytes: b"x" }
+    }
+
+    #[test]
+    fn a_message_has_so_many_pieces_and_no_more() {
+        let most = MAX_PIECES as u8;
+        for (index, total) in [(0, 0), (0, most + 1), (most, most + 1), (2, 2), (200, 255)] {
+            let mut pieces = Pieces::default();
+            assert_eq!(pieces.add(&piece(index, total)), None);
+            assert!(pieces.pieces.is_empty(), "no room is made for {index} of {total}");
+        }
+        let mut pieces = Pieces::default();
+        for index in (1..most).rev() {
+            assert_eq!(pieces.add(&piece(index, most)), None);
+            assert_eq!(pieces.add(&piece(0, most - 1)), None, "of another message");
+            assert_eq!(pieces.first_missing(), Some(0));
+        }
+        assert_eq!(pieces.add(&piece(0, most)), Some(vec![b'x'; MAX_PIECES]));
     }
 }

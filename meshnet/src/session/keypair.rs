@@ -3,18 +3,27 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::id::{KeyEpochNumber, ReceiverIndex};
+use proto::id::{KeyEpochNumber, MemberId, ReceiverIndex};
 use proto::key_epoch::Capabilities;
 
+use super::hybrid::{Exchange, Roots};
+use super::joined;
 use super::noise::SplitKeys;
-use crate::crypto::{Opener, Sealer, Suite};
+use crate::crypto::{Opener, Sealer, Suite, kdf};
 use crate::time::Mono;
 
-/// Age from which on a keypair in use is replaced by a new one.
+/// Age from which on a keypair that carries packets is replaced by a new one.
 pub const REKEY_AFTER: Duration = Duration::from_secs(120);
 
-/// Age from which on nothing is sent with a keypair.
+/// Age from which on nothing is sent with a keypair that carries packets, or on which nothing is heard.
 pub const REJECT_AFTER: Duration = Duration::from_secs(180);
+
+/// The same as [`REKEY_AFTER`] for a keypair that carries control frames alone. When packets come, an older one than that
+/// is replaced at once.
+pub const QUIET_REKEY_AFTER: Duration = Duration::from_secs(15 * 60);
+
+/// A keypair older than [`REJECT_AFTER`] is given up this long after the peer was last heard on it: four keepalives.
+pub const QUIET_SILENCE: Duration = Duration::from_secs(60);
 
 /// How much longer than [`REJECT_AFTER`] a keypair still receives: the peer finished the same handshake up to a round
 /// trip later, and what it sent last is still under way. Then the keypair is erased.
@@ -30,6 +39,10 @@ pub struct Keypair {
     pub opener: Arc<Opener>,
     /// When the handshake was finished at our end.
     pub created: Mono,
+    /// When it was last heard on.
+    pub(super) heard: Mono,
+    /// Since when it has the short life of one that carries packets, or that is to be replaced.
+    pub(super) hastened: Option<Mono>,
     /// Whether we began the handshake.
     pub is_initiator: bool,
     /// The cipher suite of both directions.
@@ -41,6 +54,10 @@ pub struct Keypair {
     /// What the peer said in the handshake that it can do now; what it cannot change while the epoch lasts is in the
     /// signed key epoch.
     pub remote_capabilities: Capabilities,
+    /// Whether a secret of an earlier session went into it, which a quantum computer does not find.
+    pub hybrid: bool,
+    /// The exchange for the next handshake; `None` where one of the two does not want any.
+    pub(super) exchange: Option<Exchange>,
 }
 
 /// What a handshake fixes about its keypair, other than the keys.
@@ -52,7 +69,11 @@ pub(super) struct KeypairInfo {
     pub(super) suite: Suite,
     pub(super) local_epoch: KeyEpochNumber,
     pub(super) remote_epoch: KeyEpochNumber,
+    pub(super) local_capabilities: Capabilities,
     pub(super) remote_capabilities: Capabilities,
+    pub(super) hybrid: bool,
+    /// Initiator and responder.
+    pub(super) members: (MemberId, MemberId),
 }
 
 impl Keypair {
@@ -61,28 +82,63 @@ impl Keypair {
             true => (&keys.from_initiator, &keys.from_responder),
             false => (&keys.from_responder, &keys.from_initiator),
         };
+        let both_exchange = [info.local_capabilities, info.remote_capabilities]
+            .iter()
+            .all(|capabilities| capabilities.contains(Capabilities::HYBRID));
+        let exchange = both_exchange.then(|| {
+            let secret = joined(&keys.from_initiator, keys.from_responder.bytes());
+            let (initiator, responder) = info.members;
+            let roots = Roots {
+                handshake: keys.handshake,
+                secret: kdf(secret.bytes(), "meshnet session secret", &[&keys.handshake]),
+                initiator,
+                responder,
+            };
+            Exchange::new(info.created, roots, info.is_initiator, info.hybrid)
+        });
         let has_lanes = info.remote_capabilities.contains(Capabilities::LANES);
         Keypair {
             local_index: info.local_index,
             sealer: Arc::new(Sealer::new(info.suite, send.bytes(), info.remote_index, has_lanes)),
             opener: Arc::new(Opener::new(info.suite, receive.bytes(), has_lanes)),
             created: info.created,
+            heard: info.created,
+            hastened: None,
             is_initiator: info.is_initiator,
             suite: info.suite,
             local_epoch: info.local_epoch,
             remote_epoch: info.remote_epoch,
             remote_capabilities: info.remote_capabilities,
+            hybrid: info.hybrid,
+            exchange,
         }
+    }
+
+    /// Whether both ends exchange post-quantum keys in it, for the next handshake.
+    pub fn exchanges(&self) -> bool {
+        self.exchange.is_some()
+    }
+
+    /// From now on it lives no longer than one that carries packets.
+    pub(super) fn hasten(&mut self, at: Mono) {
+        self.hastened = Some(self.hastened.map_or(at, |before| before.min(at)));
+    }
+
+    /// When it is to be replaced, if it is in use.
+    pub fn rekeys_at(&self) -> Mono {
+        let quiet = self.created + QUIET_REKEY_AFTER;
+        self.hastened.map_or(quiet, |at| at.max(self.created + REKEY_AFTER).min(quiet))
     }
 
     /// When sending with it ends.
     pub fn rejects_at(&self) -> Mono {
-        self.created + REJECT_AFTER
+        let replaced = self.rekeys_at() + (REJECT_AFTER - REKEY_AFTER);
+        replaced.min((self.heard + QUIET_SILENCE).max(self.created + REJECT_AFTER))
     }
 
     /// When receiving with it ends and it is erased.
     pub fn expires_at(&self) -> Mono {
-        self.created + REJECT_AFTER + RECEIVE_GRACE
+        self.rejects_at() + RECEIVE_GRACE
     }
 }
 
@@ -101,6 +157,10 @@ pub(super) struct Slots {
 impl Slots {
     pub(super) fn iter(&self) -> impl Iterator<Item = &Keypair> {
         [&self.current, &self.next].into_iter().chain(&self.previous).flatten()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Keypair> {
+        [&mut self.current, &mut self.next].into_iter().chain(&mut self.previous).flatten()
     }
 
     /// Puts a keypair that we made as initiator, hence proven, into `current`. Returns the one pushed out.

@@ -182,6 +182,35 @@ mod tests {
     }
 
     #[test]
+    fn a_full_table_is_swept_once_in_the_time_a_bucket_takes_to_fill_and_of_full_buckets_only() {
+        let time_us = HANDSHAKE_BURST * INTERVAL_US;
+        let start = at_ms(0);
+        let after = |us: u64| Mono(start.0 + us);
+        let mut limiter = RateLimiter::new();
+        for n in 0..MAX_SOURCES as u32 {
+            assert!(limiter.take(start, v4(n)));
+        }
+        // The first one to come too late has it swept: nobody's bucket is full yet.
+        assert!(!limiter.take(start, v4(u32::MAX)));
+        assert_eq!(limiter.len(), MAX_SOURCES);
+        // Theirs are full soon after; but it was swept just now.
+        assert!(!limiter.take(after(INTERVAL_US), v4(u32::MAX)));
+        assert!(!limiter.take(after(time_us - 1), v4(u32::MAX)));
+        assert_eq!(limiter.len(), MAX_SOURCES);
+        // One has taken another token, and is kept.
+        assert!(limiter.take(after(time_us - 1), v4(7)));
+        assert!(limiter.take(after(time_us), v4(u32::MAX)));
+        assert_eq!(limiter.len(), 2);
+        // Exactly when a bucket is full it is no longer needed.
+        let mut limiter = RateLimiter::new();
+        for n in 0..MAX_SOURCES as u32 {
+            assert!(limiter.take(start, v4(n)));
+        }
+        assert!(limiter.take(after(INTERVAL_US), v4(u32::MAX)));
+        assert_eq!(limiter.len(), 1);
+    }
+
+    #[test]
     fn load_comes_from_rate_or_backlog_and_passes() {
         let mut load = Load::new();
         for _ in 0..LOAD_HANDSHAKES_PER_S {

@@ -17,10 +17,12 @@
 //!
 //! The pattern is `Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s`. The prologue binds the protocol version, the mesh, and the
 //! responder's signed key epoch; the pre-shared key comes from the mesh's gate key and binds the initiator's. The cipher
-//! suite of the transport follows from the two key epochs, so nothing is negotiated in the open.
+//! suite of the transport follows from the two key epochs, so nothing is negotiated in the open. Members that can
+//! exchange ML-KEM-768 keys inside of a session, and mix what comes of it into the pre-shared key of the next handshake.
 
 mod attempts;
 mod handshaker;
+mod hybrid;
 mod initiator;
 pub mod join;
 mod keypair;
@@ -30,6 +32,7 @@ mod noise;
 mod peer;
 mod responder;
 mod stats;
+mod succession;
 #[cfg(test)]
 mod tests;
 
@@ -38,18 +41,31 @@ pub use handshaker::{
     ANSWER_LIFETIME, Advert, Handshaker, HandshakerConfig, InitOutcome, LocalEpoch, LocalEpochs, MAX_ANSWERS,
     MAX_FLOORS, MAX_RETIRED, OpenedInit, Origin, RemoteEpoch, UnsupportedEpoch,
 };
+pub use hybrid::KemOutcome;
 pub use initiator::{CookieOutcome, ResponseOutcome};
-pub use keypair::{Keypair, RECEIVE_GRACE, REJECT_AFTER, REKEY_AFTER};
+pub use keypair::{Keypair, QUIET_REKEY_AFTER, QUIET_SILENCE, RECEIVE_GRACE, REJECT_AFTER, REKEY_AFTER};
 pub use limiter::{HANDSHAKE_BURST, HANDSHAKES_PER_S, LOAD_HANDSHAKES_PER_S, LOAD_HOLD, MAX_SOURCES};
 pub use macs::COOKIE_RENEWAL;
 pub use peer::{ERASE_AFTER, Session, SessionEvent};
 pub use responder::{Accepted, TIE_PATIENCE};
 pub use stats::{DropReason, HandshakeStats};
 
+use zeroize::Zeroize;
+
 use crate::crypto::{Secret, hash};
 
 /// The secret that all members of a mesh share. Who does not have it gets no answer.
 pub type GateKey = Secret<32>;
+
+/// Two secrets, one behind the other, to derive one from both.
+fn joined(a: &Secret<32>, b: &[u8; 32]) -> Secret<64> {
+    let mut bytes = [0; 64];
+    bytes[..32].copy_from_slice(a.bytes());
+    bytes[32..].copy_from_slice(b);
+    let secret = Secret::new(bytes);
+    bytes.zeroize();
+    secret
+}
 
 /// Timestamps in inits are refused above this, in microseconds since the Unix epoch (some 146,000 years), so that
 /// there is always room for a later one, whatever a peer's clock said.

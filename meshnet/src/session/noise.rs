@@ -46,6 +46,8 @@ impl DhMeter {
 pub(super) struct SplitKeys {
     pub(super) from_initiator: Secret<32>,
     pub(super) from_responder: Secret<32>,
+    /// The hash over the whole handshake.
+    pub(super) handshake: [u8; HASH_LEN],
 }
 
 /// What both ends of a handshake bring along.
@@ -61,11 +63,10 @@ pub(super) struct Local<'a> {
 pub(super) struct Noise(HandshakeState);
 
 impl Noise {
-    /// IKpsk2, initiator: knows the responder's static key and both pre-shared parts from the start.
-    pub(super) fn ik_initiator(local: &Local<'_>, remote: &TransportKey, psk: &Secret<32>) -> Noise {
-        let mut noise = Noise::build(IK, local, |builder| builder.remote_public_key(&remote.0), true);
-        noise.set_psk(PSK2, psk);
-        noise
+    /// IKpsk2, initiator: knows the responder's static key from the start. The pre-shared key is set when message 2 has
+    /// told which.
+    pub(super) fn ik_initiator(local: &Local<'_>, remote: &TransportKey) -> Noise {
+        Noise::build(IK, local, |builder| builder.remote_public_key(&remote.0), true)
     }
 
     /// IKpsk2, responder: the key pre-shared with the initiator is set when message 1 has told who that is.
@@ -142,7 +143,11 @@ impl Noise {
     pub(super) fn split(mut self, psk_position: usize) -> SplitKeys {
         assert!(self.0.is_handshake_finished(), "keys only from a finished handshake");
         let (mut first, mut second) = self.0.dangerously_get_raw_split();
-        let keys = SplitKeys { from_initiator: Secret::new(first), from_responder: Secret::new(second) };
+        let keys = SplitKeys {
+            from_initiator: Secret::new(first),
+            from_responder: Secret::new(second),
+            handshake: self.hash(),
+        };
         first.zeroize();
         second.zeroize();
         self.set_psk(psk_position, &Secret::new([0; 32]));
@@ -324,5 +329,98 @@ impl Cipher for ChaChaPoly {
             .decrypt_inout_detached(&Self::nonce(nonce).into(), aad, out.into(), tag.into())
             .map_err(|_| Error::Decrypt)?;
         Ok(text.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect()
+    }
+
+    fn key(hex: &str) -> [u8; 32] {
+        bytes(hex).try_into().unwrap()
+    }
+
+    const PSK: &str = "54686973206973206d7920417573747269616e20706572737065637469766521";
+    const HANDSHAKE_HASH: &str = "f5191b875290abcd41347ac3622d9679688a7e980229cb937ef748336cfde0e5";
+
+    /// Payload and ciphertext, from the initiator, from the responder, and so on: two of the handshake, four after it.
+    const MESSAGES: [(&str, &str); 6] = [
+        (
+            "4c756477696720766f6e204d69736573",
+            "ca35def5ae56cec33dc2036731ab14896bc4c75dbb07a61f879f8e3afa4c7944001e21de9f98ddd8e2ad57527207feb5\
+             6253c9c94a9e496782ecfcb2a75fbcaf1b52948cc48daefe660c62119ab5000980c84831215f2441eba616548e832985\
+             464cf17e51ee93109008399a21f7e13f",
+        ),
+        (
+            "4d757272617920526f746862617264",
+            "95ebc60d2b1fa672c1f46a8aa265ef51bfe38e7ccb39ec5be34069f144808843cb765f2caef0751b8f007572dab03222\
+             17755c0632f365717edbf34d33e87a",
+        ),
+        ("462e20412e20486179656b", "8153ca9833bc3c1b91a7e66e5f4d4f5b59bf9e64c2f20d15f0bba7"),
+        ("4361726c204d656e676572", "07af0c9c86e1b4e80f36b04ff7688d51141af3debd0332f0a705ef"),
+        (
+            "4a65616e2d426170746973746520536179",
+            "6ab1467c0448cc78394494abaaf23afce0e234315d6e2624dcbfa8a21c1c4d073d",
+        ),
+        (
+            "457567656e2042f6686d20766f6e2042617765726b",
+            "dfc346c0d2296ae6cf1acf6f12b8456a1dba228cf8d8b774aacf1c47fc53aa80ebc7a4c292",
+        ),
+    ];
+
+    /// The vector of cacophony (a Noise implementation in Haskell) for the pattern and primitives that members use.
+    #[test]
+    fn a_handshake_is_byte_for_byte_what_other_implementations_make() {
+        let meter = DhMeter::default();
+        let secret = |hex| TransportSecret::new(key(hex));
+        let (own, peer) = (
+            secret("e61ef9919cde45dd5f82166404bd08e38bceb5dfdfded0a34c8df7ed542214d1"),
+            secret("4a3acbfdb163dec651dfa3194dece676d437029c62a408b4c5ea9114246e4893"),
+        );
+        let ephemerals = [
+            "893e28b9dc6ca8d611ab664754b8ceb7bac5117349a4439a6b0569da977c464a",
+            "bbdb4cdbd309f1a1f2e1456967fe288cadd6f712d65dc7b7793d5e63da6b375b",
+        ]
+        .map(|hex| Secret::new(key(hex)));
+        let local = |secret, ephemeral| Local { secret, prologue: b"John Galt", ephemeral, meter: &meter };
+        let (first, second) = (local(&own, &ephemerals[0]), local(&peer, &ephemerals[1]));
+        let mut initiator = Noise::ik_initiator(&first, &peer.public());
+        let mut responder = Noise::ik_responder(&second);
+        let psk = Secret::new(key(PSK));
+
+        let mut message = Vec::new();
+        initiator.write(&bytes(MESSAGES[0].0), &mut message).unwrap();
+        assert_eq!(message, bytes(MESSAGES[0].1));
+        assert_eq!(responder.read(&message).unwrap(), bytes(MESSAGES[0].0));
+        assert_eq!(responder.remote_static(), Some(own.public()));
+        initiator.set_psk(PSK2, &psk);
+        responder.set_psk(PSK2, &psk);
+        let mut message = Vec::new();
+        responder.write(&bytes(MESSAGES[1].0), &mut message).unwrap();
+        assert_eq!(message, bytes(MESSAGES[1].1));
+        assert_eq!(initiator.read(&message).unwrap(), bytes(MESSAGES[1].0));
+        assert_eq!(meter.count(), 8, "four at each end");
+
+        for noise in [initiator, responder] {
+            assert_eq!(noise.hash(), key(HANDSHAKE_HASH));
+            let keys = noise.split(PSK2);
+            assert_eq!(keys.handshake, key(HANDSHAKE_HASH));
+            let ciphers = [keys.from_initiator, keys.from_responder].map(ChaChaPoly);
+            for (number, (payload, sealed)) in MESSAGES[2..].iter().enumerate() {
+                let (cipher, nonce) = (&ciphers[number % 2], number as u64 / 2);
+                let (payload, sealed) = (bytes(payload), bytes(sealed));
+                let mut out = vec![0; sealed.len()];
+                assert_eq!(cipher.encrypt(nonce, &[], &payload, &mut out), sealed.len());
+                assert_eq!(out, sealed, "message {number}");
+                let mut opened = vec![0; payload.len()];
+                assert_eq!(cipher.decrypt(nonce, &[], &sealed, &mut opened).unwrap(), payload.len());
+                assert_eq!(opened, payload);
+                assert!(cipher.decrypt(nonce + 1, &[], &sealed, &mut opened).is_err());
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@ use proto::id::{KeyEpochNumber, MemberId, ReceiverIndex};
 use super::attempts::{Attempts, CONFIRM_TIMEOUT, Due, RETRY_JITTER, UsageWatch};
 use super::handshaker::{Handshaker, RemoteEpoch};
 use super::initiator::{HeldCookie, Pending};
-use super::keypair::{Keypair, REJECT_AFTER, REKEY_AFTER, Slots};
+use super::keypair::{Keypair, REJECT_AFTER, Slots};
 use crate::time::{Mono, Now};
 
 /// Time without new keys after which a session keeps nothing of a handshake any more.
@@ -28,6 +28,8 @@ pub enum SessionEvent {
     KeysChanged,
     /// The keypair of this local index is erased.
     Expired(ReceiverIndex),
+    /// A post-quantum key is due: call [`Session::kem_offer`], and send what it returns.
+    KemDue,
     /// The peer has not answered for 90 s. No more inits until [`Session::want`].
     GaveUp,
 }
@@ -42,7 +44,11 @@ pub struct Session {
     pub(super) pending: Option<Pending>,
     pub(super) attempts: Attempts,
     pub(super) challenges: u8,
+    /// How often in a row a handshake was made anew to be hybrid, and was not.
+    pub(super) not_hybrid: u32,
     watch: Option<UsageWatch>,
+    /// The next init replaces keys that work.
+    routine: bool,
     pub(super) erase_at: Option<Mono>,
     pub(super) cookies: VecDeque<HeldCookie>,
     /// The newest timestamp in an init of the peer's.
@@ -63,7 +69,9 @@ impl Session {
             pending: None,
             attempts: Attempts::default(),
             challenges: 0,
+            not_hybrid: 0,
             watch: None,
+            routine: false,
             erase_at: None,
             cookies: VecDeque::new(),
             seen_us: 0,
@@ -121,7 +129,20 @@ impl Session {
 
     /// Asks for new keys at `at`, whether or not there are some: for the rotation of transport keys.
     pub fn renew(&mut self, at: Mono) {
+        self.slots.iter_mut().for_each(|keypair| keypair.hasten(at));
         self.begin_series(at);
+    }
+
+    /// Packets are carried, not just control frames. Keys that are older than [`super::REKEY_AFTER`] are replaced at once, for
+    /// what is carried is to be open for minutes only to who gets hold of them.
+    pub fn note_traffic(&mut self, now: Mono) {
+        let Some(current) = self.slots.current.as_mut().filter(|current| current.hastened.is_none()) else {
+            return;
+        };
+        current.hasten(now);
+        if let Some(watch) = &mut self.watch {
+            watch.hasten(current.rekeys_at() + rekey_delay(current));
+        }
     }
 
     /// Erases the keypairs that were made with a key of ours before `local`, or of the peer's before `remote`: one of them
@@ -163,6 +184,9 @@ impl Session {
     /// To be called when an authenticated, not replayed datagram has arrived on the keypair of this local index: if
     /// that is the unproven one, it becomes current. True if so.
     pub fn confirmed(&mut self, now: Now, handshaker: &mut Handshaker, index: ReceiverIndex) -> bool {
+        if let Some(keypair) = self.slots.iter_mut().find(|keypair| keypair.local_index == index) {
+            keypair.heard = now.mono;
+        }
         let Some(pushed_out) = self.slots.promote(index) else { return false };
         self.abandon_pending(handshaker);
         self.installed(now.mono, handshaker, pushed_out);
@@ -174,7 +198,10 @@ impl Session {
         let expiry = self.slots.iter().map(Keypair::expires_at).min();
         let stop = self.sending().map(Keypair::rejects_at);
         let watch = self.watch.as_ref().filter(|_| !self.attempts.is_active()).map(UsageWatch::next_due);
-        [expiry, stop, watch, self.attempts.next_due(), self.erase_at].into_iter().flatten().min()
+        [expiry, stop, watch, self.attempts.next_due(), self.erase_at, self.kem_due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due; the outcome is in [`Session::poll_event`].
@@ -196,7 +223,10 @@ impl Session {
             && !self.attempts.is_active()
             && watch.advance(now, current.sealer.most_used())
         {
-            self.begin_series(now);
+            self.begin_routine(now);
+        }
+        if self.kem_due().is_some_and(|at| at <= now) {
+            self.events.push_back(SessionEvent::KemDue);
         }
         let jitter = handshaker.jitter(RETRY_JITTER);
         match self.attempts.advance(now, jitter) {
@@ -239,15 +269,31 @@ impl Session {
         self.attempts.stop();
         self.challenges = 0;
         self.stopped = false;
+        if self.slots.current.as_ref().is_some_and(|current| current.hybrid) {
+            self.not_hybrid = 0;
+        }
         self.erase_at = Some(now + ERASE_AFTER);
+        self.slots.previous.iter_mut().flatten().for_each(|previous| previous.hasten(now));
         self.watch = self.slots.current.as_ref().map(|current| {
-            let delay = if current.is_initiator { Duration::ZERO } else { RESPONDER_REKEY_DELAY };
-            UsageWatch::new(current.created + REKEY_AFTER + delay, current.suite.rekey_after())
+            UsageWatch::new(current.rekeys_at() + rekey_delay(current), current.suite.rekey_after())
         });
         self.changed();
     }
 
+    /// Whether the init that is due merely replaces keys that work, and is the first of its series: it need not be tried by
+    /// every path at once.
+    pub fn take_routine(&mut self) -> bool {
+        std::mem::take(&mut self.routine)
+    }
+
+    /// As [`Session::begin_series`], to replace keys that work.
+    pub(super) fn begin_routine(&mut self, at: Mono) {
+        self.begin_series(at);
+        self.routine = true;
+    }
+
     pub(super) fn begin_series(&mut self, at: Mono) {
+        self.routine = false;
         if !self.attempts.is_active() {
             self.challenges = 0;
         }
@@ -274,4 +320,9 @@ impl Session {
             self.events.push_back(SessionEvent::KeysChanged);
         }
     }
+}
+
+/// How much later than the initiator this end replaces a keypair.
+fn rekey_delay(keypair: &Keypair) -> Duration {
+    if keypair.is_initiator { Duration::ZERO } else { RESPONDER_REKEY_DELAY }
 }

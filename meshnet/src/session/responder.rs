@@ -11,7 +11,7 @@ use super::macs::MacKeys;
 use super::noise::{Noise, PSK2};
 use super::peer::{ERASE_AFTER, Session};
 use super::stats::DropReason;
-use crate::crypto::{MAC_LEN, Suite};
+use crate::crypto::{MAC_LEN, Secret, Suite};
 use crate::time::{Mono, Now};
 
 /// How long the side that goes first in a simultaneous initiation turns the other's inits away. After that its own do not
@@ -49,8 +49,18 @@ impl Session {
         let Some(local) = handshaker.epoch(opened.local_epoch).cloned() else {
             return Accepted::Drop(handshaker.stats.count(DropReason::Epoch));
         };
-        let respond =
-            Respond { init: opened.sender, fingerprint: opened.fingerprint, noise: opened.noise, remote };
+        let named = payload.secret;
+        let inherited = self.named(handshaker, named);
+        let psk = psk2(&handshaker.gate, inherited.map(|inherited| &inherited.secret), &remote.hash);
+        let hybrid = inherited.is_some();
+        let respond = Respond {
+            init: opened.sender,
+            fingerprint: opened.fingerprint,
+            noise: opened.noise,
+            remote,
+            psk,
+            hybrid,
+        };
         self.seen_us = self.seen_us.max(handshaker.floor(self.member));
         if timestamp_us <= self.seen_us {
             let challenge = ResponsePayload::StaleTimestamp { epoch: local.number, floor_us: self.seen_us };
@@ -81,10 +91,13 @@ impl Session {
             remote_index: opened.sender,
             created: now.mono,
             is_initiator: false,
+            members: (self.member, handshaker.member),
             suite: Suite::choose(local.capabilities, remote.capabilities),
             local_epoch: local.number,
             remote_epoch: remote.number,
+            local_capabilities: handshaker.advert.capabilities,
             remote_capabilities,
+            hybrid,
         };
         let index = info.local_index;
         let (datagram, noise) = match self.respond(now, handshaker, respond, index, accepted) {
@@ -102,6 +115,7 @@ impl Session {
         self.erase_at = Some(now.mono + ERASE_AFTER);
         self.changed();
         handshaker.stats.inits_accepted += 1;
+        handshaker.stats.hybrid += u64::from(hybrid);
         Accepted::Response(datagram)
     }
 
@@ -115,13 +129,14 @@ impl Session {
         payload: ResponsePayload,
     ) -> Result<(Vec<u8>, Noise), DropReason> {
         let mut noise = respond.noise;
-        noise.set_psk(PSK2, &psk2(&handshaker.gate, &respond.remote.hash));
+        noise.set_psk(PSK2, &respond.psk);
         let (mut encoded, mut message, mut datagram) = (Vec::new(), Vec::new(), Vec::new());
         payload.emit(&mut encoded);
         noise.write(&encoded, &mut message).map_err(|_| DropReason::Noise)?;
         let response = Response {
             sender: index,
             receiver: respond.init,
+            named_secret: respond.hybrid,
             noise: &message,
             mac1: [0; MAC_LEN],
             mac2: [0; MAC_LEN],
@@ -145,4 +160,7 @@ struct Respond<'a> {
     fingerprint: Fingerprint,
     noise: Noise,
     remote: &'a RemoteEpoch,
+    psk: Secret<32>,
+    /// The psk contains the secret that the init names.
+    hybrid: bool,
 }

@@ -94,6 +94,14 @@ pub struct HandshakeStats {
     pub stale_keys_received: u64,
     /// Handshakes completed as initiator.
     pub completed: u64,
+    /// Handshakes, of either end, with a secret from a post-quantum key exchange in them.
+    pub hybrid: u64,
+    /// Times that a post-quantum key was sent.
+    pub kem_keys_sent: u64,
+    /// Times that one was answered.
+    pub kem_answers_sent: u64,
+    /// Post-quantum keys that are none, and pieces that belong to no exchange.
+    pub kem_refused: u64,
     /// Handshakes given up.
     pub gave_up: u64,
     /// Diffie-Hellman operations.

@@ -5,16 +5,20 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proto::arrivals::{Arrivals, KINDS};
 use proto::bundle::{BundleSignature, MAX_ROOTS, MAX_SIGNATURES, SignedBundle, TrustBundle};
 use proto::certificate::{Certificate, Issuer, IssuerConstraints, MAX_ADDRESSES, Roles};
 use proto::endpoint::{Candidate, CandidateKind, MAX_CANDIDATES};
-use proto::frame::{BUCKETS, Frame, MAX_FRAGMENT_LEN, MAX_FRAGMENTS, MAX_PADDING, MAX_VERSIONS};
+use proto::frame::{
+    BUCKETS, Frame, KEM_CIPHERTEXT_LEN, KEM_KEY_LEN, KemPiece, MAX_FRAGMENT_LEN, MAX_FRAGMENTS, MAX_PADDING,
+    MAX_VERSIONS,
+};
 use proto::handshake::ResponsePayload;
 use proto::id::{
-    BootEpoch, Counter, IdentityKey, KeyEpochNumber, MemberId, MeshId, Name, ReceiverIndex, RelayLabel, Seq,
-    Serial, TransportKey,
+    BootEpoch, Counter, HandshakeId, IdentityKey, KeyEpochNumber, MemberId, MeshId, Name, ReceiverIndex,
+    RelayLabel, Seq, Serial, TransportKey,
 };
-use proto::invitation::{Host, HostPort, Invitation, MAX_ENDPOINTS};
+use proto::invitation::{Host, HostPort, Invitation, MAX_ENDPOINTS, StreamEndpoint};
 use proto::key_epoch::{Capabilities, KeyEpoch};
 use proto::lane::Role;
 use proto::record::{KeyFloor, KeyPlan, Link, Record, Subnet};
@@ -123,6 +127,9 @@ fn probing_frame() -> impl Strategy<Value = Frame> {
             }
         ),
         any::<u8>().prop_map(|reason| Frame::Close { reason }),
+        (any::<u32>(), any::<[u32; KINDS]>())
+            .prop_map(|(id, counts)| Frame::Arrived { id, packets: Arrivals(counts) }),
+        any::<u8>().prop_map(|eighths| Frame::Load { eighths }),
         id_and_time().prop_map(|(id, sent_us)| Frame::Echo { id, sent_us }),
         id_and_time().prop_map(|(id, sent_us)| Frame::EchoReply { id, sent_us }),
     ]
@@ -130,14 +137,19 @@ fn probing_frame() -> impl Strategy<Value = Frame> {
 
 fn gossip_frame() -> impl Strategy<Value = Frame> {
     let version =
-        (member(), any::<u64>(), any::<u64>()).prop_map(|(id, boot, seq)| (id, BootEpoch(boot), Seq(seq)));
+        || (member(), any::<u64>(), any::<u64>()).prop_map(|(id, boot, seq)| (id, BootEpoch(boot), Seq(seq)));
     prop_oneof![
         candidates().prop_map(Frame::Candidates),
+        vec(endpoint(), 0..=proto::frame::MAX_EXPECTED).prop_map(Frame::Expect),
         any::<[u64; BUCKETS]>().prop_map(Frame::Summary),
         any::<[u64; BUCKETS]>().prop_map(Frame::RevocationSummary),
         any::<u32>().prop_map(|after| Frame::GetBundles { after }),
         Just(Frame::Renew),
-        (0..BUCKETS as u8, any::<u8>(), any::<bool>(), vec(version, 0..=MAX_VERSIONS)).prop_map(
+        kem_piece(KEM_KEY_LEN).prop_map(Frame::KemKey),
+        kem_piece(KEM_CIPHERTEXT_LEN).prop_map(Frame::KemCiphertext),
+        vec(version(), 0..=MAX_VERSIONS).prop_map(Frame::Have),
+        (0u8..3).prop_map(Frame::Want),
+        (0..BUCKETS as u8, any::<u8>(), any::<bool>(), vec(version(), 0..=MAX_VERSIONS)).prop_map(
             |(bucket, part, more, versions)| Frame::BucketVersions { bucket, part, more, versions }
         ),
         bytes(300).prop_map(Frame::Object),
@@ -145,6 +157,13 @@ fn gossip_frame() -> impl Strategy<Value = Frame> {
             .prop_map(|(id, total, index, bytes)| Frame::Fragment { id, index: index % total, total, bytes }),
         (member(), any::<u8>()).prop_map(|(member, what)| Frame::Get { member, what }),
     ]
+}
+
+fn kem_piece(whole: usize) -> impl Strategy<Value = KemPiece> {
+    (any::<u64>(), any::<u16>(), vec(any::<u8>(), 1..=whole)).prop_map(move |(handshake, offset, bytes)| {
+        let offset = offset % (whole - bytes.len() + 1) as u16;
+        KemPiece { handshake: HandshakeId(handshake), offset, bytes }
+    })
 }
 
 fn relay_and_join_frame() -> impl Strategy<Value = Frame> {
@@ -202,7 +221,7 @@ pub(crate) fn certificate() -> impl Strategy<Value = Certificate> {
             addresses,
             prefixes,
             roles,
-            constraints,
+            constraints: constraints.map(Box::new),
             not_before_s,
             not_after_s,
             issuer,
@@ -319,9 +338,13 @@ pub(crate) fn invitation() -> impl Strategy<Value = String> {
     let host = prop_oneof![address().prop_map(Host::Ip), "[A-Za-z0-9._-]{1,253}".prop_map(Host::Name)];
     let endpoint = (host, any::<u16>()).prop_map(|(host, port)| HostPort { host, port });
     let who = (name(), mesh(), member(), any::<[u8; 16]>());
-    (who, any::<[u8; 16]>(), any::<u64>(), vec(endpoint, 0..=MAX_ENDPOINTS)).prop_map(
-        |((mesh_name, mesh, inviter, key_hash), secret, expires_s, endpoints)| {
-            Invitation { mesh_name, mesh, inviter, key_hash, secret, expires_s, endpoints }.to_string()
+    let stream =
+        (any::<bool>(), endpoint.clone()).prop_map(|(tls, endpoint)| StreamEndpoint { tls, endpoint });
+    let endpoints = (vec(endpoint, 0..=MAX_ENDPOINTS), vec(stream, 0..=MAX_ENDPOINTS));
+    (who, any::<[u8; 16]>(), any::<u64>(), endpoints).prop_map(
+        |((mesh_name, mesh, inviter, key_hash), secret, expires_s, (endpoints, streams))| {
+            Invitation { mesh_name, mesh, inviter, key_hash, secret, expires_s, endpoints, streams }
+                .to_string()
         },
     )
 }

@@ -9,7 +9,7 @@ use proto::cookie::Cookie;
 use proto::data;
 use proto::frame::{Frame, frames};
 use proto::handshake::{Attachment, Init, InitPayload, Response, ResponsePayload};
-use proto::id::{InvitationId, KeyEpochNumber};
+use proto::id::{InvitationId, KeyEpochNumber, SecretId};
 use proto::invitation::Invitation;
 use proto::join::{Join, Piece, Stage};
 use proto::key_epoch::KeyEpoch;
@@ -134,11 +134,16 @@ impl Format {
                 })
                 .boxed(),
             Format::InitPayload => init_payload().boxed(),
-            Format::Response => (any::index(), any::index(), vec(any::<u8>(), 76), any::<[[u8; 16]; 2]>())
-                .prop_map(|(sender, receiver, noise, [mac1, mac2])| {
-                    emitted(|out| Response { sender, receiver, noise: &noise, mac1, mac2 }.emit(out))
-                })
-                .boxed(),
+            Format::Response => {
+                (any::index(), any::index(), any::<bool>(), vec(any::<u8>(), 76), any::<[[u8; 16]; 2]>())
+                    .prop_map(|(sender, receiver, named_secret, noise, [mac1, mac2])| {
+                        let noise = &noise;
+                        emitted(|out| {
+                            Response { sender, receiver, named_secret, noise, mac1, mac2 }.emit(out)
+                        })
+                    })
+                    .boxed()
+            }
             Format::ResponsePayload => {
                 any::response_payload().prop_map(|payload| emitted(|out| payload.emit(out))).boxed()
             }
@@ -218,6 +223,7 @@ fn init_payload() -> impl Strategy<Value = Vec<u8>> {
                 capabilities,
                 bundle_version,
                 revocations,
+                secret: SecretId(timestamp_us.rotate_left(7)),
                 attachments,
             };
             let bytes = emitted(|out| payload.emit(out));

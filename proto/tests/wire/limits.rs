@@ -8,10 +8,11 @@ use proto::bundle::{BundleSignature, MAX_ROOTS, MAX_SIGNATURES, SignedBundle, Tr
 use proto::certificate::{Certificate, IssuerConstraints, MAX_ADDRESSES, MAX_PREFIXES};
 use proto::endpoint::{Candidate, CandidateKind, MAX_CANDIDATES};
 use proto::frame::{
-    Frame, MAX_FRAGMENT_LEN, MAX_FRAGMENTS, MAX_PADDING, MAX_VERSION_TEXT, MAX_VERSIONS, frames,
+    Frame, KEM_CIPHERTEXT_LEN, KEM_KEY_LEN, KEM_PIECE_OVERHEAD, KemPiece, MAX_FRAGMENT_LEN, MAX_FRAGMENTS,
+    MAX_PADDING, MAX_VERSION_TEXT, MAX_VERSIONS, frames,
 };
 use proto::handshake::{INIT_MAX_LEN, Init, InitPayload, MAX_ATTACHMENTS};
-use proto::id::{BootEpoch, IdentityKey, InvitationId, KeyEpochNumber, MemberId, Name, Seq};
+use proto::id::{BootEpoch, HandshakeId, IdentityKey, InvitationId, KeyEpochNumber, MemberId, Name, Seq};
 use proto::invitation::{Host, HostPort, Invitation, InvitationError, MAX_ENDPOINTS, MAX_URL_LEN};
 use proto::join::{JOIN_MAX_LEN, Join, MAX_PIECE_LEN, Piece, Stage};
 use proto::key_epoch::Capabilities;
@@ -44,11 +45,11 @@ fn certificate_lists_are_limited() {
 #[test]
 fn issuer_constraints_are_limited() {
     let with = |name_suffix: &str, prefixes: usize| Certificate {
-        constraints: Some(IssuerConstraints {
+        constraints: Some(Box::new(IssuerConstraints {
             name_suffix: name_suffix.to_owned(),
             prefixes: prefixes_v4(prefixes),
             max_lifetime_s: 1,
-        }),
+        })),
         ..sample::certificate_minimal()
     };
     accepts(&with("", 0));
@@ -216,6 +217,25 @@ fn padding_of_probes_is_limited() {
     let len = bytes.len() as u16 - 3;
     bytes[1..3].copy_from_slice(&len.to_be_bytes());
     assert_eq!(first_error(&bytes), Some(Error::TooLong("padding")));
+}
+
+#[test]
+fn pieces_of_keys_lie_within_them() {
+    let piece = |offset: usize, len: usize| KemPiece {
+        handshake: HandshakeId(1),
+        offset: offset as u16,
+        bytes: vec![0; len],
+    };
+    let error = Some(Error::InvalidField("piece of a key"));
+    for (offset, len) in [(0, 0), (0, KEM_KEY_LEN + 1), (1, KEM_KEY_LEN), (KEM_KEY_LEN, 1), (65535, 2)] {
+        assert_eq!(first_error(&encoded(&Frame::KemKey(piece(offset, len)))), error, "{offset} {len}");
+    }
+    let last = piece(KEM_CIPHERTEXT_LEN - 1, 1);
+    assert_eq!(first_error(&encoded(&Frame::KemCiphertext(last))), None);
+    let behind = piece(KEM_CIPHERTEXT_LEN, 1);
+    assert_eq!(first_error(&encoded(&Frame::KemCiphertext(behind))), error);
+    let whole = Frame::KemKey(piece(0, KEM_KEY_LEN));
+    assert_eq!(whole.encoded_len(), KEM_PIECE_OVERHEAD + KEM_KEY_LEN);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use proto::frame::{Frame, frames};
 use proto::handshake::ResponsePayload;
 use proto::id::{MemberId, Name};
 use proto::invitation::HostPort;
+use proto::record::RecordView;
 use proto::signed::Signed;
 use proto::{codec, data, relay};
 
@@ -44,6 +45,34 @@ proptest! {
     fn records_hold_what_was_signed(body in any::record()) {
         let signed = Signed::sign_with(body.clone(), |_| [0; 64]).unwrap();
         prop_assert_eq!(signed.body(), &body);
+    }
+
+    #[test]
+    fn a_record_read_field_by_field_says_what_it_says_as_a_whole(signed in any::signed(any::record())) {
+        let (view, whole) = (RecordView::from(&signed), signed.body());
+        prop_assert_eq!(view.version(), (whole.boot, whole.seq));
+        prop_assert_eq!(view.keys(), (whole.certificate, whole.key_epoch));
+        prop_assert_eq!(&view.candidates(), &whole.candidates);
+        prop_assert_eq!(view.has_candidates(), !whole.candidates.is_empty());
+        prop_assert_eq!(&view.subnets(), &whole.subnets);
+        prop_assert_eq!(view.has_subnets(), !whole.subnets.is_empty());
+        prop_assert_eq!(&view.datacenter(), &whole.datacenter);
+        prop_assert_eq!(view.relays(), whole.relays);
+        prop_assert!(view.links().eq(whole.links.iter().copied()));
+        for link in &whole.links {
+            let first = whole.links.iter().find(|other| other.member == link.member).copied();
+            prop_assert_eq!(view.link(link.member), first);
+        }
+        prop_assert_eq!(view.floor(), whole.floor);
+        for (member, _) in &whole.confirms {
+            let first = whole.confirms.iter().find(|(other, _)| other == member).map(|(_, number)| *number);
+            prop_assert_eq!(view.confirmed(*member), first);
+        }
+        for mark in whole.short_confirms.iter().chain([&0, &7]) {
+            prop_assert_eq!(view.confirms_in_short(*mark), whole.short_confirms.contains(mark));
+        }
+        prop_assert_eq!(&view.plan(), &whole.plan);
+        prop_assert_eq!(view.bundle(), whole.bundle);
     }
 
     #[test]

@@ -68,11 +68,11 @@ pub(crate) fn certificate() -> Certificate {
         addresses: vec!["10.99.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
         prefixes: vec!["10.1.0.0/16".parse().unwrap(), "fd00:1::/48".parse().unwrap()],
         roles: Roles::RELAY.union(Roles::ISSUER),
-        constraints: Some(IssuerConstraints {
+        constraints: Some(Box::new(IssuerConstraints {
             name_suffix: "-dc1".to_owned(),
             prefixes: vec!["10.1.0.0/16".parse().unwrap()],
             max_lifetime_s: 7_776_000,
-        }),
+        })),
         not_before_s: CREATED_S,
         not_after_s: CREATED_S + 90 * DAY_S,
         issuer: Issuer::Root(run(0xf0)),
@@ -222,5 +222,6 @@ pub(crate) fn invitation() -> Invitation {
             HostPort { host: Host::Ip("2001:db8::1".parse().unwrap()), port: 443 },
             HostPort { host: Host::Name("vpn.example.org".to_owned()), port: 51820 },
         ],
+        streams: Vec::new(),
     }
 }

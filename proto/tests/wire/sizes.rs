@@ -8,7 +8,7 @@ use proto::handshake::{
     INIT_PAYLOAD_MAX_LEN, Init, InitPayload, MAC_LEN, RESPONSE_HEADER_LEN, RESPONSE_LEN,
     RESPONSE_NOISE_OVERHEAD, RESPONSE_PAYLOAD_LEN,
 };
-use proto::id::KeyEpochNumber;
+use proto::id::{KeyEpochNumber, SecretId};
 use proto::join::JOIN_MAX_LEN;
 use proto::key_epoch::{Capabilities, KEY_EPOCH_MAX_LEN};
 use proto::relay;
@@ -106,6 +106,7 @@ fn init_with(attachments: &[Attachment<'_>]) -> Vec<u8> {
         capabilities: Capabilities::default(),
         bundle_version: 1,
         revocations: REVOCATIONS,
+        secret: SecretId(u64::MAX),
         attachments: attachments.to_vec(),
     };
     let mut noise = vec![0; 32 + 48];

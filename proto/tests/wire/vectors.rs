@@ -8,14 +8,18 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use proto::Error;
+use proto::arrivals::Arrivals;
 use proto::bundle::SignedBundle;
 use proto::certificate::Certificate;
 use proto::cookie::Cookie;
 use proto::data::{self, Trailer, TrailerFlags};
 use proto::datagram::Kind;
-use proto::frame::{Frame, frames};
+use proto::frame::{Frame, KemPiece, frames};
 use proto::handshake::{Attachment, Init, InitPayload, Response, ResponsePayload};
-use proto::id::{BootEpoch, Counter, InvitationId, KeyEpochNumber, MemberId, ReceiverIndex, RelayLabel, Seq};
+use proto::id::{
+    BootEpoch, Counter, HandshakeId, InvitationId, KeyEpochNumber, MemberId, ReceiverIndex, RelayLabel,
+    SecretId, Seq,
+};
 use proto::invitation::Invitation;
 use proto::join::{Join, Piece, Stage};
 use proto::key_epoch::{Capabilities, KeyEpoch};
@@ -98,6 +102,15 @@ vectors! {
     response: Response<'_> = Response {
         sender: ReceiverIndex(0x0506_0708),
         receiver: SENDER,
+        named_secret: false,
+        noise: &NOISE_2,
+        mac1: MAC1,
+        mac2: MAC2,
+    };
+    response_named_secret: Response<'_> = Response {
+        sender: ReceiverIndex(0x0506_0708),
+        receiver: SENDER,
+        named_secret: true,
         noise: &NOISE_2,
         mac1: MAC1,
         mac2: MAC2,
@@ -145,6 +158,8 @@ vectors! {
     join_refused: Join<'_> = join(Stage::Refused(&run::<17>(0xc0)));
 
     init_payload: InitPayload<'_> = payload(Vec::new());
+    init_payload_secret: InitPayload<'_> =
+        InitPayload { secret: SecretId(0x0102_0304_0506_0708), ..payload(Vec::new()) };
     init_payload_attachments: InitPayload<'_> = payload(vec![
         Attachment::Certificate(&run::<20>(0)),
         Attachment::KeyEpoch(&run::<9>(0x20)),
@@ -178,7 +193,19 @@ vectors! {
         version: "0.1.0".to_owned(),
     });
     frame_candidates: OneFrame = OneFrame(Frame::Candidates(sample::candidates()));
+    frame_kem_key: OneFrame = OneFrame(Frame::KemKey(KemPiece {
+        handshake: HandshakeId(0xfeed_face_cafe_beef),
+        offset: 592,
+        bytes: run::<10>(0xc0).to_vec(),
+    }));
+    frame_kem_ciphertext: OneFrame = OneFrame(Frame::KemCiphertext(KemPiece {
+        handshake: HandshakeId(0xfeed_face_cafe_beef),
+        offset: 0,
+        bytes: run::<6>(0xd0).to_vec(),
+    }));
     frame_renew: OneFrame = OneFrame(Frame::Renew);
+    frame_have: OneFrame = OneFrame(Frame::Have(vec![(MEMBER, BootEpoch(12), Seq(34)), (PEER, BootEpoch(1), Seq(2))]));
+    frame_want: OneFrame = OneFrame(Frame::Want(Frame::WANT_VERSIONS));
     frame_get_bundles: OneFrame = OneFrame(Frame::GetBundles { after: 7 });
     frame_revocation_summary: OneFrame =
         OneFrame(Frame::RevocationSummary(std::array::from_fn(|bucket| 0x0101_0101_0101_0101 * bucket as u64)));
@@ -212,6 +239,9 @@ vectors! {
         joiner: "[2001:db8::7]:50000".parse().unwrap(),
         bytes: run::<12>(0x17).to_vec(),
     });
+    frame_arrived: OneFrame =
+        OneFrame(Frame::Arrived { id: 7, packets: Arrivals(std::array::from_fn(|kind| 0x1000 + kind as u32)) });
+    frame_load: OneFrame = OneFrame(Frame::Load { eighths: 5 });
     frame_close: OneFrame = OneFrame(Frame::Close { reason: 1 });
     frame_echo: OneFrame = OneFrame(Frame::Echo { id: 9, sent_us: 123_456_789 });
     frame_echo_reply: OneFrame = OneFrame(Frame::EchoReply { id: 9, sent_us: 123_456_789 });
@@ -310,6 +340,7 @@ fn payload(attachments: Vec<Attachment<'_>>) -> InitPayload<'_> {
         capabilities: CAPABILITIES,
         bundle_version: 5,
         revocations: REVOCATIONS,
+        secret: SecretId(0),
         attachments,
     }
 }

@@ -4,13 +4,20 @@
 //! end a scenario with their message, so the helpers here panic where a test would.
 
 mod figures;
+mod goodput;
+mod grid;
 mod iperf;
+mod noise;
+mod office;
 mod proxy;
 mod transfer;
 mod trials;
 
 pub use figures::{figure, limit};
+pub use goodput::goodput;
+pub use grid::{BYSTANDERS, Flows, Grid, PAIRS, Pair, ROUGH, Tally};
 pub use iperf::{Throughput, iperf, iperf_at};
+pub use office::Office;
 pub use proxy::{PASSWORD, TestProxy, USER};
 pub use transfer::{Transferred, transfer, transfer_during};
 pub use trials::{Cost, Costs, timed, trials};
@@ -278,6 +285,8 @@ impl Lan {
         let (mut nodes, mut ports) = (Vec::new(), Vec::new());
         for number in 1..=node_count {
             let machine = done(lab.machine(&format!("n{number}")));
+            // No link-local addresses: paths are over IPv4, which tests cut, count, and know the size of.
+            done(machine.sysctl("net.ipv6.conf.default.addr_gen_mode", "1"));
             ports.push(done(machine.plug(&switch, &[&format!("192.0.2.{number}/24")])));
             done(machine.default_route("192.0.2.254"));
             nodes.push(admit(&relay, &machine, &[], &[]));

@@ -1,11 +1,13 @@
 //! TCP transfers whose every byte is checked.
 
 use super::done;
+use super::noise::Noise;
 use netlab::Machine;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Bytes made and checked at a time.
@@ -42,43 +44,81 @@ pub fn transfer_during(
     bytes: u64,
     event: impl FnOnce(),
 ) -> Transferred {
-    let listener = done(done(to.enter(|| TcpListener::bind((address, 0)))));
-    let target = done(listener.local_addr());
-    let arrived = Arc::new(AtomicU64::new(0));
-    let counter = arrived.clone();
     let start = Instant::now();
-    let receiver = done(to.thread(move || receive(&listener, bytes, &counter)));
-    let sender = done(from.thread(move || send(target, bytes)));
-    while arrived.load(Ordering::Relaxed) < bytes / 4 && !receiver.is_finished() {
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    let mut stream = Stream::start(from, to, address, bytes);
+    stream.wait_for(bytes / 4);
     event();
-    let received = receiver.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    let longest_gap = done(done(received));
-    done(done(sent));
-    let mbit_per_s = bytes as f64 * 8.0 / 1e6 / start.elapsed().as_secs_f64();
-    Transferred { mbit_per_s, longest_gap }
+    let longest_gap = stream.end();
+    Transferred { mbit_per_s: bytes as f64 * 8.0 / 1e6 / start.elapsed().as_secs_f64(), longest_gap }
 }
 
-fn send(target: SocketAddr, bytes: u64) -> io::Result<()> {
+/// A thread in a machine, which may not get there, and may fail there.
+type Inside<T> = JoinHandle<Result<io::Result<T>, netlab::Error>>;
+
+/// A transfer under way.
+struct Stream {
+    receiver: Option<Inside<(u64, Duration)>>,
+    sender: Option<Inside<u64>>,
+    arrived: Arc<AtomicU64>,
+}
+
+impl Stream {
+    fn start(from: &Machine, to: &Machine, address: IpAddr, bytes: u64) -> Stream {
+        let listener = done(done(to.enter(|| TcpListener::bind((address, 0)))));
+        let target = done(listener.local_addr());
+        let arrived = Arc::new(AtomicU64::new(0));
+        let counter = arrived.clone();
+        let receiver = Some(done(to.thread(move || receive(&listener, &counter))));
+        let sender = Some(done(from.thread(move || send(target, bytes))));
+        Stream { receiver, sender, arrived }
+    }
+
+    fn arrived(&self) -> u64 {
+        self.arrived.load(Ordering::Relaxed)
+    }
+
+    /// Until so many bytes have arrived, or it has failed.
+    fn wait_for(&self, bytes: u64) {
+        let failed = || self.receiver.as_ref().is_none_or(JoinHandle::is_finished);
+        while self.arrived() < bytes && !failed() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Gives the longest time in which nothing arrived.
+    fn end(&mut self) -> Duration {
+        fn joined<T>(thread: Option<Inside<T>>) -> Option<T> {
+            let joined = |thread: Inside<T>| thread.join().unwrap_or_else(|it| std::panic::resume_unwind(it));
+            thread.map(|thread| done(done(joined(thread))))
+        }
+        let Some((received, longest_gap)) = joined(self.receiver.take()) else { return Duration::ZERO };
+        let sent = joined(self.sender.take());
+        assert_eq!(Some(received), sent, "bytes that arrived, and that were sent");
+        longest_gap
+    }
+}
+
+/// Gives the number of bytes.
+fn send(target: SocketAddr, bytes: u64) -> io::Result<u64> {
     let mut stream = TcpStream::connect_timeout(&target, STALL)?;
     stream.set_write_timeout(Some(STALL))?;
     stream.set_read_timeout(Some(STALL))?;
     let mut noise = Noise::new();
     let mut chunk = vec![0; CHUNK];
-    let mut left = bytes;
-    while left > 0 {
-        let len = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+    let mut sent = 0;
+    while sent < bytes {
+        let len = usize::try_from(bytes - sent).unwrap_or(CHUNK).min(CHUNK);
         noise.fill(&mut chunk);
         stream.write_all(&chunk[..len])?;
-        left -= len as u64;
+        sent += len as u64;
     }
     stream.shutdown(Shutdown::Write)?;
-    stream.read_exact(&mut [0])
+    stream.read_exact(&mut [0])?;
+    Ok(sent)
 }
 
-fn receive(listener: &TcpListener, bytes: u64, arrived: &AtomicU64) -> io::Result<Duration> {
+/// Gives the number of bytes, and the longest time in which nothing came.
+fn receive(listener: &TcpListener, arrived: &AtomicU64) -> io::Result<(u64, Duration)> {
     let (mut stream, _) = listener.accept()?;
     stream.set_read_timeout(Some(STALL))?;
     let mut noise = Noise::new();
@@ -93,6 +133,7 @@ fn receive(listener: &TcpListener, bytes: u64, arrived: &AtomicU64) -> io::Resul
                 0 => break,
                 len => filled += len,
             }
+            arrived.store(received + filled as u64, Ordering::Relaxed);
             longest_gap = longest_gap.max(waits.elapsed());
         }
         noise.fill(&mut expected);
@@ -100,33 +141,10 @@ fn receive(listener: &TcpListener, bytes: u64, arrived: &AtomicU64) -> io::Resul
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("wrong bytes after {received}")));
         }
         received += filled as u64;
-        arrived.store(received, Ordering::Relaxed);
         if filled < CHUNK {
             break;
         }
     }
-    if received != bytes {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{received} of {bytes} bytes")));
-    }
     stream.write_all(&[1])?;
-    Ok(longest_gap)
-}
-
-/// The same noise at both ends (splitmix64).
-struct Noise(u64);
-
-impl Noise {
-    fn new() -> Noise {
-        Noise(0x6d65_7368)
-    }
-
-    fn fill(&mut self, chunk: &mut [u8]) {
-        for word in chunk.chunks_exact_mut(8) {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut value = self.0;
-            value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-            word.copy_from_slice(&(value ^ value >> 31).to_le_bytes());
-        }
-    }
+    Ok((received, longest_gap))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use meshnet::crypto::{Suite, TransportSecret};
 use meshnet::dataplane::DEFAULT_MTU;
 use meshnet::membership::{CLOCK_TOLERANCE_S, DEFAULT_LIFETIME_S, IdentitySecret, Request, Signer, issue};
-use meshnet::node::{KeyRing, OwnEpoch, Settings, Socket, StreamSocket};
+use meshnet::node::{KeyRing, OwnEpoch, PostQuantum, Settings, Socket, StreamSocket};
 use meshnet::path::SocketId;
 use meshnet::time::UnixMs;
 use proto::certificate::Roles;
@@ -18,7 +18,7 @@ use rand::RngExt;
 use super::machine::{Disk, Machine, START};
 use super::nat::{Nat, NatKind};
 use super::net::{Link, Site, SiteId, Uplink};
-use super::world::{MachineId, PORT, World};
+use super::world::{MachineId, Metered, PORT, World};
 
 /// When the certificates were issued: ten days before the beginning.
 const ISSUED: UnixMs = UnixMs(START.0 - 10 * 24 * 3600 * 1000);
@@ -32,8 +32,12 @@ pub struct Spec {
     subnets: Vec<Subnet>,
     endpoint: bool,
     tcp: bool,
+    discovery: bool,
+    pq: PostQuantum,
     roles: Roles,
     lifetime_s: u64,
+    datacenter: Option<Name>,
+    capacity: Option<u64>,
 }
 
 impl Spec {
@@ -47,8 +51,12 @@ impl Spec {
             subnets: Vec::new(),
             endpoint: false,
             tcp: false,
+            discovery: false,
+            pq: PostQuantum::Off,
             roles: Roles::default(),
             lifetime_s: DEFAULT_LIFETIME_S,
+            datacenter: None,
+            capacity: None,
         }
     }
 
@@ -65,10 +73,34 @@ impl Spec {
         Spec { relay: true, endpoint: true, ..self }
     }
 
+    /// In a datacentre.
+    #[must_use]
+    pub fn datacenter(self, name: &str) -> Spec {
+        Spec { datacenter: Some(Name::new(name).expect("a name")), ..self }
+    }
+
+    /// Configured to relay no more than so many bytes a second.
+    #[must_use]
+    pub fn capacity(self, bytes_per_s: u64) -> Spec {
+        Spec { capacity: Some(bytes_per_s), ..self }
+    }
+
     /// Listening on TCP.
     #[must_use]
     pub fn tcp(self) -> Spec {
         Spec { tcp: true, ..self }
+    }
+
+    /// Announcing itself to its local networks.
+    #[must_use]
+    pub fn discovery(self) -> Spec {
+        Spec { discovery: true, ..self }
+    }
+
+    /// With post-quantum sessions.
+    #[must_use]
+    pub fn pq(self, pq: PostQuantum) -> Spec {
+        Spec { pq, ..self }
     }
 
     /// With a certificate that has so long to go; it was issued ten days ago.
@@ -113,13 +145,24 @@ impl World {
         let index = self.machines.len();
         let host = self.net.add_host(spec.places.clone());
         assert_eq!(host.0, index, "every host is a machine");
+        let (disk, settings) = self.certify(&spec, index);
+        let mono_start_us = self.rng.random_range(0..1 << 40);
+        self.machines.push(Machine::new(disk, settings, mono_start_us));
+        self.wakes.push((u64::MAX, 0));
+        self.metered.push(Metered::default());
+        MachineId(index)
+    }
+
+    /// What the machine of a number is made from.
+    pub(super) fn certify(&mut self, spec: &Spec, index: usize) -> (Disk, Settings) {
+        let number = index + 1;
         let identity: [u8; 32] = self.rng.random();
         let transport = TransportSecret::random(&mut self.rng);
         let secret = IdentitySecret::from_bytes(&identity);
         let request = Request {
             identity: secret.public(),
             name: Name::new(&spec.name).expect("a name"),
-            addresses: vec![IpAddr::V4(Ipv4Addr::new(10, 99, (index >> 8) as u8, index as u8 + 1))],
+            addresses: vec![IpAddr::V4(Ipv4Addr::new(10, 99, (number >> 8) as u8, number as u8))],
             prefixes: spec.subnets.iter().map(|subnet| subnet.prefix).collect(),
             roles: if spec.relay { spec.roles.union(Roles::RELAY) } else { spec.roles },
             constraints: None,
@@ -157,8 +200,9 @@ impl World {
         let endpoints = if spec.endpoint { vec![SocketAddr::new(addresses[0], PORT)] } else { Vec::new() };
         let listener = StreamSocket { tls: false, port: PORT, ipv4: true, ipv6: true, bound: None };
         let settings = Settings {
-            datacenter: None,
-            subnets: spec.subnets,
+            datacenter: spec.datacenter.clone(),
+            relay_capacity: spec.capacity,
+            subnets: spec.subnets.clone(),
             relay: spec.relay,
             endpoints,
             interface_addresses: addresses,
@@ -166,12 +210,11 @@ impl World {
             streams: if spec.tcp { vec![listener] } else { Vec::new() },
             dial_tcp: true,
             mtu: DEFAULT_MTU,
+            lan_discovery: spec.discovery,
+            pq: spec.pq,
             ..Settings::default()
         };
-        let mono_start_us = self.rng.random_range(0..1 << 40);
-        self.machines.push(Machine::new(disk, settings, mono_start_us));
-        self.wakes.push((u64::MAX, 0));
-        MachineId(index)
+        (disk, settings)
     }
 
     /// Starts the first of the machines, and lets the others join there one after the other.
@@ -186,6 +229,6 @@ impl World {
     fn site(&mut self, subnet: &str, uplink: Uplink, wan: Link) -> SiteId {
         let subnets = vec![subnet.parse().expect("a prefix")];
         let lan = Link { delay_us: 200, jitter_us: 50, ..Link::delay_ms(0) };
-        self.net.add_site(Site { subnets, uplink, up: true, lan, wan })
+        self.net.add_site(Site { subnets, uplink, up: true, lan, isolated: false, hairpin: false, wan })
     }
 }

@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proto::id::{BootEpoch, MemberId, Seq};
-use proto::record::Record;
-use proto::signed::Signed;
 
 use super::machine::Machine;
 use super::net::{HostId, Uplink};
@@ -17,7 +15,7 @@ const MAX_RELAYS: usize = 4;
 /// What was said by whom, to notice when somebody else's word is put in a member's mouth.
 #[derive(Default)]
 pub(super) struct Checks {
-    authored: BTreeMap<(MemberId, BootEpoch, Seq), Signed<Record>>,
+    authored: BTreeMap<(MemberId, BootEpoch, Seq), Box<[u8]>>,
 }
 
 impl Checks {
@@ -28,7 +26,7 @@ impl Checks {
         if let Some(own) = node.lsdb().get(me) {
             let version = own.version();
             let key = (me, version.boot, version.seq);
-            self.authored.entry(key).or_insert_with(|| own.signed().clone());
+            self.authored.entry(key).or_insert_with(|| own.as_bytes().into());
         }
         if node.stats().transmits_dropped > 0 {
             return Err("a node dropped datagrams because it makes too many at once".into());
@@ -41,7 +39,9 @@ impl Checks {
         let Some(node) = machine.node() else { return Ok(()) };
         for (origin, entry) in node.lsdb().iter() {
             let version = entry.version();
-            if self.authored.get(&(origin, version.boot, version.seq)) != Some(entry.signed()) {
+            if self.authored.get(&(origin, version.boot, version.seq)).map(AsRef::as_ref)
+                != Some(entry.as_bytes())
+            {
                 return Err(format!("a record of {origin} that it has not made"));
             }
         }
@@ -59,6 +59,18 @@ impl World {
         }
     }
 
+    /// Checks that what waits in any node for something is within its bounds.
+    pub fn check_bounds(&self) {
+        for (id, machine) in self.machines() {
+            if let Some(node) = machine.node() {
+                let peers = self.machines.len();
+                if node.gossip_len() > 64 + 1024 + 8 * peers {
+                    self.fail(&format!("{} records wait at {}", node.gossip_len(), self.name(id)));
+                }
+            }
+        }
+    }
+
     /// Whether all nodes that can reach each other hold the same records, certificates, and key epochs.
     pub fn agrees(&self) -> bool {
         self.components().iter().all(|component| {
@@ -68,8 +80,8 @@ impl World {
                 let same_records = first
                     .lsdb()
                     .iter()
-                    .map(|(member, entry)| (member, entry.signed()))
-                    .eq(node.lsdb().iter().map(|(member, entry)| (member, entry.signed())));
+                    .map(|(member, entry)| (member, entry.as_bytes()))
+                    .eq(node.lsdb().iter().map(|(member, entry)| (member, entry.as_bytes())));
                 same_records && first.membership().iter().eq(node.membership().iter())
             })
         })
@@ -153,7 +165,8 @@ impl World {
     pub fn adjacent(&self, a: MachineId, b: MachineId) -> bool {
         let (host_a, host_b) = (HostId(a.0), HostId(b.0));
         let silent = self.net.host(host_a).silent || self.net.host(host_b).silent;
-        if a == b || silent || self.net.is_blocked(host_a, host_b) {
+        let blocked = self.net.is_blocked(host_a, host_b) || self.net.is_blocked(host_b, host_a);
+        if a == b || silent || blocked {
             return false;
         }
         self.opens(host_a, host_b) || self.opens(host_b, host_a)

@@ -10,6 +10,9 @@ pub const MARKER: &[u8; 16] = b"in clear nowhere";
 /// Shortest overlay packet: an IPv6 and a UDP header, the marker, and the numbers.
 const MIN_LEN: usize = 40 + 8 + MARKER.len() + 12;
 
+/// A sender that was told that its packets are too long tries again after this.
+const KEEPS_TO: Duration = Duration::from_millis(500);
+
 /// A flow of numbered packets between two machines.
 #[derive(Clone, Debug)]
 pub struct Flow {
@@ -21,13 +24,16 @@ pub struct Flow {
     pub source: IpAddr,
     /// Inner destination.
     pub destination: IpAddr,
-    /// Length of a packet in bytes.
+    /// Length of a packet in bytes, unless the sender was told that it is too long.
     pub len: usize,
     /// Time between packets in microseconds.
     pub every_us: u64,
     /// No packet is sent from then on.
     pub until_us: u64,
+    /// What the sender was told that passes, and until when it keeps to that.
+    limit: Option<(usize, u64)>,
     sent_us: Vec<u64>,
+    lens: Vec<usize>,
     arrived_us: BTreeMap<u64, u64>,
 }
 
@@ -61,15 +67,26 @@ impl Flow {
         until_us: u64,
     ) -> Flow {
         let len = len.max(MIN_LEN);
-        let (sent_us, arrived_us) = (Vec::new(), BTreeMap::new());
-        Flow { from, to, source, destination, len, every_us, until_us, sent_us, arrived_us }
+        let (limit, sent_us, lens, arrived_us) = (None, Vec::new(), Vec::new(), BTreeMap::new());
+        Flow { from, to, source, destination, len, every_us, until_us, limit, sent_us, lens, arrived_us }
     }
 
     /// Makes the next packet.
     pub fn next_packet(&mut self, now_us: u64, flow: u32) -> Vec<u8> {
         let number = self.sent_us.len() as u64;
+        let limit = self.limit.filter(|(_, until_us)| now_us < *until_us).map(|(len, _)| len);
+        let len = self.len.min(limit.unwrap_or(self.len));
         self.sent_us.push(now_us);
-        packet(self.source, self.destination, flow, number, self.len)
+        self.lens.push(len);
+        packet(self.source, self.destination, flow, number, len)
+    }
+
+    /// The packet made last was refused: no more than `mtu` bytes pass. It counts as never made, and the sender keeps to that
+    /// for [`KEEPS_TO`].
+    pub fn refused(&mut self, now_us: u64, mtu: usize) {
+        self.sent_us.pop();
+        self.lens.pop();
+        self.limit = Some((mtu.max(MIN_LEN), now_us + KEEPS_TO.as_micros() as u64));
     }
 
     /// Notes an arrival.
@@ -80,7 +97,8 @@ impl Flow {
         if number >= self.sent_us.len() as u64 {
             return Err("a packet that was never sent");
         }
-        if bytes != packet(self.source, self.destination, flow, number, self.len) {
+        let len = self.lens[number as usize];
+        if bytes != packet(self.source, self.destination, flow, number, len) {
             return Err("a packet that is not as it was sent");
         }
         match self.arrived_us.insert(number, now_us) {
@@ -122,14 +140,14 @@ pub(super) fn numbers(packet: &[u8]) -> Option<(u32, u64)> {
     Some((u32::from_be_bytes(*flow), u64::from_be_bytes(*rest.first_chunk()?)))
 }
 
-/// A UDP packet (its checksum left out, as IPv4 allows, and nobody looks here) of `len` bytes.
+/// A UDP packet that must not be fragmented (its checksum left out, as IPv4 allows, and nobody looks here) of `len` bytes.
 pub fn packet(source: IpAddr, destination: IpAddr, flow: u32, number: u64, len: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(len);
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             out.extend([0x45, 0]);
             out.extend((len as u16).to_be_bytes());
-            out.extend([0, 0, 0, 0, 64, 17, 0, 0]);
+            out.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
             out.extend(source.octets());
             out.extend(destination.octets());
         }
@@ -143,7 +161,9 @@ pub fn packet(source: IpAddr, destination: IpAddr, flow: u32, number: u64, len: 
         _ => panic!("source and destination are of different families"),
     }
     let udp_len = (len - out.len()) as u16;
-    out.extend([0x1b, 0x58, 0x1b, 0x58]);
+    // Each flow has a port of its own.
+    out.extend((0x4000 | (flow & 0x3fff) as u16).to_be_bytes());
+    out.extend([0x1b, 0x58]);
     out.extend(udp_len.to_be_bytes());
     out.extend([0, 0]);
     out.extend(MARKER);

@@ -1,10 +1,12 @@
 //! A machine: what the daemon keeps on disk, and while it runs the node with its packet path.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use meshnet::dataplane::meta::Meta;
-use meshnet::dataplane::tx::seal;
+use meshnet::dataplane::tx::{seal, seal_control};
 use meshnet::dataplane::{HEADROOM, Outgoing, Rx, Snapshot, TAILROOM, Tx, TxVerdict, Verdict};
 use meshnet::membership::{
     AuthoritySecret, IdentitySecret, Request, Signer, TrustChain, VerifiedCertificate, issue,
@@ -14,11 +16,13 @@ use meshnet::path::SocketId;
 use meshnet::session::GateKey;
 use meshnet::time::{Mono, Now, UnixMs};
 use proto::certificate::{Certificate, Issuer, Roles};
-use proto::data::TrailerFlags;
+use proto::data::{self, TrailerFlags};
+use proto::frame::Frame;
 use proto::id::{BootEpoch, MemberId};
-use proto::lane::Lane;
+use proto::lane::{Lane, Role};
 use proto::record::KeyPlan;
-use proto::signed::Signed;
+use proto::relay;
+use proto::signed::{ObjectKind, Signed};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -27,6 +31,9 @@ pub const START: UnixMs = UnixMs(1_780_000_000_000);
 
 /// Room for one datagram that is sent once more.
 const RESEND_BYTES: usize = 2048;
+
+/// IPv4 and UDP headers.
+pub(super) const HEADERS: u64 = 28;
 
 /// The daemon saves its cache this long after it changed.
 const SAVE_AFTER_US: u64 = 500_000;
@@ -70,6 +77,37 @@ pub enum PowerCut {
     After(u64),
 }
 
+/// What a relay does not pass on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Swallows {
+    /// It passes on everything.
+    Nothing,
+    /// It passes on nothing.
+    Everything,
+    /// Inner packets whose datagrams are longer than so many bytes, but everything of the control plane, probes included:
+    /// the lane tells them apart.
+    Packets {
+        /// The longest that is passed on.
+        longest: usize,
+    },
+}
+
+impl Swallows {
+    /// Whether it does not pass on a datagram that it was given to relay.
+    fn has(self, datagram: &[u8]) -> bool {
+        match self {
+            Swallows::Nothing => false,
+            Swallows::Everything => true,
+            Swallows::Packets { longest } => {
+                let Ok(header) = relay::Header::parse(datagram) else { return false };
+                let inner = &datagram[header.len() + relay::HOP_TAG_LEN..];
+                let lane = data::Header::parse(inner).ok().and_then(|header| Lane::from_wire(header.lane));
+                lane.is_some_and(|lane| lane.role() == Role::Queue) && datagram.len() > longest
+            }
+        }
+    }
+}
+
 /// Something that a machine does to its surroundings.
 pub enum Output {
     /// Sends a datagram.
@@ -81,12 +119,21 @@ pub enum Output {
         /// The UDP payload.
         bytes: Vec<u8>,
     },
+    /// Says something on its local networks.
+    Announcement(Vec<u8>),
     /// Hands an inner packet to the device.
     Packet {
         /// Who sent it, as the packet path says.
         from: MemberId,
         /// The packet.
         bytes: Vec<u8>,
+    },
+    /// Tells the sender of an inner packet that it is too long.
+    TooBig {
+        /// The packet.
+        bytes: Vec<u8>,
+        /// What passes, in bytes.
+        mtu: u16,
     },
     /// Tells something worth a line in the trace.
     Note(String),
@@ -110,15 +157,33 @@ pub struct Machine {
     pub clock_error_ms: i64,
     /// Where it is to lose its power.
     pub power_cut: Option<PowerCut>,
+    /// What it does not pass on, as a relay that cheats or is broken.
+    pub swallows: Swallows,
+    /// Whether the daemon saves what it knows of the mesh.
+    pub saves: bool,
+    /// Bytes that arrived, by what they were, where that is wanted.
+    pub kinds: Option<BTreeMap<String, u64>>,
     /// Start of this machine's monotonic clock, so that no two machines' clocks agree.
     pub mono_start_us: u64,
     running: Option<Running>,
+    asleep_since_us: Option<u64>,
 }
 
 impl Machine {
     /// A machine whose daemon does not run.
     pub fn new(disk: Disk, settings: Settings, mono_start_us: u64) -> Machine {
-        Machine { disk, settings, clock_error_ms: 0, power_cut: None, mono_start_us, running: None }
+        Machine {
+            disk,
+            settings,
+            clock_error_ms: 0,
+            power_cut: None,
+            swallows: Swallows::Nothing,
+            saves: true,
+            kinds: None,
+            mono_start_us,
+            running: None,
+            asleep_since_us: None,
+        }
     }
 
     /// Its member id.
@@ -203,6 +268,9 @@ impl Machine {
         let snapshot = running.snapshot.clone();
         let verdict = running.rx.process(&snapshot, now.mono, socket, from, &mut bytes, all);
         let mut outputs = Vec::new();
+        if let Some(kinds) = &mut self.kinds {
+            count(kinds, &verdict, &bytes);
+        }
         match verdict {
             Verdict::Deliver { packet, from, .. } => {
                 let sender = snapshot.receivers.values().find(|receiver| receiver.slot == from);
@@ -217,6 +285,7 @@ impl Machine {
                 let bytes = bytes[datagram].to_vec();
                 running.node.handle_inbound(now, Inbound::Datagram { via, bytes });
             }
+            Verdict::Forward { datagram, .. } if self.swallows.has(&bytes[datagram.clone()]) => {}
             Verdict::Forward { socket, to, datagram } => {
                 outputs.push(Output::Datagram { socket, to, bytes: bytes[datagram].to_vec() });
             }
@@ -230,11 +299,29 @@ impl Machine {
         outputs
     }
 
+    /// Hears an announcement on a local network.
+    pub fn hear(&mut self, now_us: u64, from: SocketAddr, bytes: &[u8]) -> Vec<Output> {
+        let now = self.now(now_us);
+        if let Some(running) = &mut self.running {
+            running.node.handle_lan(now, from, bytes);
+        }
+        self.drain(now_us)
+    }
+
     /// Takes an ICMP error: nobody listens at `remote`.
     pub fn refused(&mut self, now_us: u64, remote: SocketAddr) -> Vec<Output> {
         let now = self.now(now_us);
         if let Some(running) = &mut self.running {
             running.node.handle_unreachable(now, remote);
+        }
+        self.drain(now_us)
+    }
+
+    /// Takes an ICMP error: what was sent to `remote` was longer than the `mtu` bytes that pass.
+    pub fn too_big(&mut self, now_us: u64, remote: SocketAddr, mtu: usize) -> Vec<Output> {
+        let now = self.now(now_us);
+        if let Some(running) = &mut self.running {
+            running.node.handle_too_big(now, remote, mtu as u32, false);
         }
         self.drain(now_us)
     }
@@ -250,6 +337,9 @@ impl Machine {
 
     /// Takes a packet from the device.
     pub fn send(&mut self, now_us: u64, packet: &[u8]) -> Vec<Output> {
+        if self.asleep_since_us.is_some() {
+            return Vec::new();
+        }
         let now = self.now(now_us);
         let Some(running) = &mut self.running else { return Vec::new() };
         let (mut buf, inner) = framed(packet);
@@ -272,7 +362,7 @@ impl Machine {
                 }
                 return outputs;
             }
-            TxVerdict::TooBig { mtu } => outputs.push(Output::Note(format!("too big: more than {mtu}"))),
+            TxVerdict::TooBig { mtu } => outputs.push(Output::TooBig { bytes: packet.to_vec(), mtu }),
             TxVerdict::Drop(reason) => outputs.push(Output::Note(format!("refuses: {}", reason.name()))),
         }
         if let Some(slot) = running.tx.poll_active() {
@@ -294,6 +384,29 @@ impl Machine {
         }
     }
 
+    /// What its daemon is configured to do.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Seals control frames for `to` that its node has not made, as a member that cheats would.
+    pub fn send_frames(&mut self, to: MemberId, frames: &[Frame]) -> Vec<Output> {
+        let Some(running) = &self.running else { return Vec::new() };
+        let mut peers = running.snapshot.peers.iter().flatten();
+        let Some(peer) = peers.find(|peer| peer.member == to) else { return Vec::new() };
+        let mut packs: Vec<Vec<u8>> = Vec::new();
+        for frame in frames {
+            let mut bytes = Vec::new();
+            frame.emit(&mut bytes);
+            match packs.last_mut() {
+                Some(pack) if pack.len() + bytes.len() <= 1180 => pack.extend_from_slice(&bytes),
+                _ => packs.push(bytes),
+            }
+        }
+        let sealed = packs.iter().filter_map(|pack| seal_control(&peer.sealer, &peer.primary, pack));
+        sealed.map(|(socket, to, bytes)| Output::Datagram { socket, to, bytes }).collect()
+    }
+
     /// Applies changed settings.
     pub fn reconfigure(&mut self, now_us: u64, settings: Settings) -> Vec<Output> {
         self.settings = settings.clone();
@@ -304,8 +417,36 @@ impl Machine {
         self.drain(now_us)
     }
 
+    /// Stands still until [`Machine::wake_up`]: it hears nothing, sends nothing, and no timer of its ends.
+    pub fn sleep(&mut self, now_us: u64) {
+        self.asleep_since_us = Some(now_us);
+    }
+
+    /// Goes on after [`Machine::sleep`], and notices.
+    pub fn wake_up(&mut self, now_us: u64) -> Vec<Output> {
+        let Some(since_us) = self.asleep_since_us.take() else { return Vec::new() };
+        let (now, slept) = (self.now(now_us), Duration::from_micros(now_us - since_us));
+        if let Some(running) = &mut self.running {
+            running.node.handle_wake(now, slept);
+        }
+        self.drain(now_us)
+    }
+
+    /// Sets the wall clock, by so many milliseconds, and notices.
+    pub fn set_clock(&mut self, now_us: u64, by_ms: i64) -> Vec<Output> {
+        self.clock_error_ms += by_ms;
+        let now = self.now(now_us);
+        if let Some(running) = &mut self.running {
+            running.node.handle_clock_change(now);
+        }
+        self.drain(now_us)
+    }
+
     /// When [`Machine::wake`] has something to do.
     pub fn wake_at_us(&self, now_us: u64) -> Option<u64> {
+        if self.asleep_since_us.is_some() {
+            return None;
+        }
         let running = self.running.as_ref()?;
         let timeout = running.node.poll_timeout(self.now(now_us));
         let node_us = timeout.0.saturating_sub(self.mono_start_us);
@@ -354,6 +495,7 @@ impl Machine {
                         tx.resend(snapshot, now.mono, &mut [0; RESEND_BYTES], again);
                     }
                 }
+                Event::CacheChanged if !self.saves => {}
                 Event::CacheChanged => {
                     running.save_at_us.get_or_insert(now_us + SAVE_AFTER_US);
                 }
@@ -394,17 +536,10 @@ impl Machine {
                     };
                     let Some(old) = running.node.membership().get(member) else { continue };
                     let old = old.certificate().body().clone();
-                    let request = Request {
-                        identity: old.identity,
-                        name: old.name,
-                        addresses: old.addresses,
-                        prefixes: old.prefixes,
-                        roles: old.roles,
-                        constraints: old.constraints,
-                        lifetime_s: old.not_after_s - old.not_before_s,
-                    };
                     // An issuer may not renew other issuers, for example.
-                    let Ok(renewed) = issue(now.wall, &trust, &signer, request, Some(old.serial), 7) else {
+                    let Ok(renewed) =
+                        issue(now.wall, &trust, &signer, Request::again(&old), Some(old.serial), 7)
+                    else {
                         continue;
                     };
                     // Nor anybody, while its own certificate goes back to a root that was dropped.
@@ -431,12 +566,21 @@ impl Machine {
                 Event::Revoked { member, .. } => outputs.push(Output::Note(format!("revoked: {member}"))),
                 Event::PeerUp { name, .. } => outputs.push(Output::Note(format!("up: {name}"))),
                 Event::PeerDown { name, .. } => outputs.push(Output::Note(format!("down: {name}"))),
+                Event::NodeUp { name, .. } => outputs.push(Output::Note(format!("reached: {name}"))),
+                Event::NodeDown { name, .. } => outputs.push(Output::Note(format!("lost: {name}"))),
+                Event::SubnetUp { name, prefix, .. } => {
+                    outputs.push(Output::Note(format!("reached: {prefix} through {name}")));
+                }
+                Event::SubnetDown { name, prefix, .. } => {
+                    outputs.push(Output::Note(format!("lost: {prefix} through {name}")));
+                }
                 Event::PathChanged { name, path, .. } => {
                     outputs.push(Output::Note(format!("path to {name}: {path:?}")));
                 }
                 Event::Routes(routes) => outputs.push(Output::Note(format!("routes: {routes:?}"))),
                 Event::Wider(mtu) => outputs.push(Output::Note(format!("wider: {mtu}"))),
                 Event::Undeliverable { error, .. } => outputs.push(Output::Note(format!("{error:?}"))),
+                Event::Announce(bytes) => outputs.push(Output::Announcement(bytes)),
                 Event::Join { .. } | Event::Pong { .. } => {}
             }
         }
@@ -449,6 +593,32 @@ impl Machine {
         }
         outputs
     }
+}
+
+/// Counts a datagram that arrived, by what is in it.
+fn count(kinds: &mut BTreeMap<String, u64>, verdict: &Verdict, bytes: &[u8]) {
+    let mut left = bytes.len() as u64 + HEADERS;
+    let mut add = |kind: String, len: u64| *kinds.entry(kind).or_default() += len;
+    let rest = match verdict {
+        Verdict::Control { frames, .. } => {
+            for frame in proto::frame::frames(&bytes[frames.clone()]).flatten() {
+                let kind = match &frame {
+                    Frame::Object(object) => format!("{:?}", ObjectKind::of(object)),
+                    _ => format!("{frame:?}").chars().take_while(|c| c.is_alphanumeric()).collect(),
+                };
+                let len = frame.encoded_len() as u64;
+                left -= len;
+                add(kind, len);
+            }
+            "headers of frames"
+        }
+        Verdict::HandUp { .. } => "handshakes",
+        Verdict::Forward { .. } => "for others",
+        Verdict::Deliver { .. } => "packets",
+        Verdict::Keepalive => "keepalives",
+        Verdict::Elsewhere(_) | Verdict::Drop(_) => "dropped",
+    };
+    add(rest.to_owned(), left);
 }
 
 fn framed(packet: &[u8]) -> (Vec<u8>, std::ops::Range<usize>) {

@@ -11,21 +11,29 @@
 
 mod build;
 mod checks;
+mod crowd;
 mod flow;
+mod homes;
 mod machine;
 mod nat;
 mod net;
 mod rollover;
+mod spread;
 mod stream;
+mod trouble;
 mod world;
 
 pub use build::Spec;
+pub use crowd::{Converged, Crowd, Plan};
 pub use flow::{Flow, MARKER, Report, packet};
-pub use machine::{Disk, Machine, Output, PowerCut, START};
+pub use homes::{flows_between, homes, homes_and, nothing_lost};
+pub use machine::{Disk, Machine, Output, PowerCut, START, Swallows};
 pub use nat::{Nat, NatKind};
-pub use net::{Arrival, Host, HostId, Link, NetStats, Site, SiteId, Underlay, Uplink};
+pub use net::{Arrival, Host, HostId, Link, NetStats, Site, SiteId, TooLong, Underlay, Uplink};
 pub use rollover::Roller;
-pub use world::{Attacker, FlowId, MachineId, PORT, World};
+pub use spread::{Shape, Spread, Spreading};
+pub use trouble::{Step, Trouble};
+pub use world::{Attacker, FlowId, MachineId, Metered, PORT, World};
 
 /// The seeds of a scenario: `count` of them, `MESHNET_SIM_RUNS` of them, or the one named by `MESHNET_SIM_SEED`.
 pub fn seeds(count: u64) -> Vec<u64> {

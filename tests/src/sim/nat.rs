@@ -11,10 +11,21 @@ const MAX_MAPPINGS: usize = 4096;
 pub enum NatKind {
     /// Endpoint-independent mapping and filtering: who knows the mapped port gets through.
     FullCone,
+    /// Endpoint-independent mapping, address-dependent filtering: whom was sent to gets through, from any port.
+    Restricted,
     /// Endpoint-independent mapping, address- and port-dependent filtering: only who was sent to gets through.
     PortRestricted,
     /// Address- and port-dependent mapping and filtering: each destination sees another port.
     Symmetric,
+    /// The same, with each new port so much above the last one.
+    Counting(u16),
+}
+
+impl NatKind {
+    /// Whether each destination sees another port.
+    fn maps_by_destination(self) -> bool {
+        matches!(self, NatKind::Symmetric | NatKind::Counting(_))
+    }
 }
 
 /// A translator with one public address.
@@ -63,7 +74,7 @@ impl Nat {
     /// Translates the source of an outbound datagram. `None` when the table is full.
     pub fn outbound(&mut self, now_us: u64, inside: SocketAddr, remote: SocketAddr) -> Option<SocketAddr> {
         self.expire(now_us);
-        let key = Key { inside, remote: (self.kind == NatKind::Symmetric).then_some(remote) };
+        let key = Key { inside, remote: self.kind.maps_by_destination().then_some(remote) };
         if !self.mappings.contains_key(&key) {
             if self.mappings.len() >= MAX_MAPPINGS {
                 return None;
@@ -83,7 +94,13 @@ impl Nat {
         self.expire(now_us);
         let key = self.inside_of.get(&port)?;
         let mapping = self.mappings.get(key)?;
-        let passes = self.kind == NatKind::FullCone || mapping.allowed.contains(&from);
+        let passes = match self.kind {
+            NatKind::FullCone => true,
+            NatKind::Restricted => mapping.allowed.iter().any(|allowed| allowed.ip() == from.ip()),
+            NatKind::PortRestricted | NatKind::Symmetric | NatKind::Counting(_) => {
+                mapping.allowed.contains(&from)
+            }
+        };
         passes.then_some(key.inside)
     }
 
@@ -100,11 +117,12 @@ impl Nat {
         self.inside_of.retain(|_, key| mappings.contains_key(key));
     }
 
-    /// Ports are far apart, so that nobody finds one by trying the neighbours of another.
+    /// Ports are far apart, so that nobody finds one by trying the neighbours of another; but where the translator counts.
     fn free_port(&mut self) -> u16 {
         loop {
             // A full cycle through 20,000..60,000: 7,919 is prime and no divisor of 40,000.
-            self.next_port = 20_000 + (self.next_port - 20_000 + 7919) % 40_000;
+            let step = if let NatKind::Counting(step) = self.kind { step } else { 7919 };
+            self.next_port = 20_000 + (self.next_port - 20_000 + step) % 40_000;
             if !self.inside_of.contains_key(&self.next_port) {
                 return self.next_port;
             }
@@ -150,6 +168,20 @@ mod tests {
             assert_eq!(nat.inbound(1, stranger, port).is_some(), open, "{kind:?}");
             assert_eq!(nat.inbound(1, friend, port ^ 1), None);
         }
+    }
+
+    #[test]
+    fn a_restricted_cone_lets_in_other_ports_of_whom_was_sent_to_and_a_counting_one_counts() {
+        let inside = endpoint("192.168.1.2:4655");
+        let mut cone = nat(NatKind::Restricted);
+        let port = cone.outbound(0, inside, endpoint("198.51.100.1:1")).unwrap().port();
+        assert!(cone.inbound(1, endpoint("198.51.100.1:2"), port).is_some());
+        assert!(cone.inbound(1, endpoint("198.51.100.2:1"), port).is_none());
+        let mut counting = nat(NatKind::Counting(2));
+        let mut ports = (1..4)
+            .map(|to| counting.outbound(0, inside, endpoint(&format!("198.51.100.1:{to}"))).unwrap().port());
+        let first = ports.next().unwrap();
+        assert_eq!((ports.next(), ports.next()), (Some(first + 2), Some(first + 4)));
     }
 
     #[test]

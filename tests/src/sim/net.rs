@@ -2,9 +2,10 @@
 //!
 //! A datagram goes to a host of the same site over the local network, or out over the uplink, through the translator
 //! if the site has one, and in at the site that owns the destination. On each link on its way it can be late, lost,
-//! doubled, or overtaken. Everything random comes from the seed.
+//! doubled, or overtaken; if it is too long for a link it ends there, and its sender may be told. Everything random comes
+//! from the seed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -34,20 +35,36 @@ pub struct Link {
     pub duplicate: f64,
     /// Share of datagrams held back by another three delays and jitters, so that many overtake them.
     pub reorder: f64,
-    /// Longest IP packet that passes.
+    /// Longest IP packet that passes. Segments of TCP are never longer: TCP finds that out by itself.
     pub mtu: usize,
+    /// Whether it tells the senders of longer ones by ICMP; else they vanish.
+    pub answers: bool,
 }
 
 impl Link {
     /// A link with some delay, and a twentieth of it as jitter.
     pub const fn delay_ms(ms: u64) -> Link {
-        Link { delay_us: ms * 1000, jitter_us: ms * 50, loss: 0.0, duplicate: 0.0, reorder: 0.0, mtu: 1500 }
+        Link {
+            delay_us: ms * 1000,
+            jitter_us: ms * 50,
+            loss: 0.0,
+            duplicate: 0.0,
+            reorder: 0.0,
+            mtu: 1500,
+            answers: false,
+        }
     }
 
     /// The same link with a share of datagrams lost.
     #[must_use]
     pub const fn lossy(self, loss: f64) -> Link {
         Link { loss, ..self }
+    }
+
+    /// The same link with another MTU, of which it tells or not.
+    #[must_use]
+    pub const fn narrow(self, mtu: usize, answers: bool) -> Link {
+        Link { mtu, answers, ..self }
     }
 
     /// The same link with shares of datagrams doubled and held back.
@@ -79,6 +96,10 @@ pub struct Site {
     pub up: bool,
     /// The local network.
     pub lan: Link,
+    /// The local network lets no host reach another, as for guests.
+    pub isolated: bool,
+    /// Its translator sends back in what comes from its inside for its own address (RFC 4787, section 6).
+    pub hairpin: bool,
     /// The uplink, each way.
     pub wan: Link,
 }
@@ -105,6 +126,15 @@ pub struct Arrival {
     pub from: SocketAddr,
 }
 
+/// What the sender of a datagram hears that was too long for a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooLong {
+    /// When, in microseconds.
+    pub at_us: u64,
+    /// The longest IP packet that would have passed that link.
+    pub mtu: usize,
+}
+
 /// Counts of datagrams.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct NetStats {
@@ -127,8 +157,11 @@ pub struct NetStats {
 pub struct Underlay {
     sites: Vec<Site>,
     hosts: Vec<Host>,
+    /// Where each host was found last.
+    places: HashMap<(SiteId, IpAddr), HostId>,
     blocked: BTreeSet<(HostId, HostId)>,
     nowhere: BTreeMap<SocketAddr, u64>,
+    answer: Option<TooLong>,
     rng: StdRng,
     stats: NetStats,
 }
@@ -146,8 +179,10 @@ impl Underlay {
         Underlay {
             sites: Vec::new(),
             hosts: Vec::new(),
+            places: HashMap::new(),
             blocked: BTreeSet::new(),
             nowhere: BTreeMap::new(),
+            answer: None,
             rng: StdRng::seed_from_u64(seed),
             stats: NetStats::default(),
         }
@@ -196,7 +231,26 @@ impl Underlay {
         }
     }
 
-    /// Whether datagrams between two hosts are blocked.
+    /// Blocks or unblocks all datagrams from one host to another.
+    pub fn set_blocked_towards(&mut self, from: HostId, to: HostId, blocked: bool) {
+        if blocked {
+            self.blocked.insert((from, to));
+        } else {
+            self.blocked.remove(&(from, to));
+        }
+    }
+
+    /// Unblocks all.
+    pub fn unblock_all(&mut self) {
+        self.blocked.clear();
+    }
+
+    /// Number of sites.
+    pub fn site_count(&self) -> usize {
+        self.sites.len()
+    }
+
+    /// Whether datagrams from one host to another are blocked.
     pub fn is_blocked(&self, a: HostId, b: HostId) -> bool {
         self.blocked.contains(&(a, b))
     }
@@ -213,7 +267,7 @@ impl Underlay {
 
     /// Sends a datagram of `len` bytes from a port of a host. Returns its copies as they arrive: none, one, or two.
     pub fn send(&mut self, now_us: u64, from: HostId, port: u16, to: SocketAddr, len: usize) -> Vec<Arrival> {
-        let mut arrivals = self.send_tcp(now_us, from, port, to, len);
+        let mut arrivals = self.carry(now_us, from, port, to, len, true);
         let dropped = self.hosts[from.0].tcp_only;
         arrivals.retain(|arrival| !dropped && !self.hosts[arrival.host.0].tcp_only);
         arrivals
@@ -228,6 +282,25 @@ impl Underlay {
         to: SocketAddr,
         len: usize,
     ) -> Vec<Arrival> {
+        self.carry(now_us, from, port, to, len, false)
+    }
+
+    /// What a link has to say about the datagram that was sent last.
+    pub fn take_answer(&mut self) -> Option<TooLong> {
+        self.answer.take()
+    }
+
+    /// Brings `len` bytes to where they go, in one piece if they must be `whole`.
+    fn carry(
+        &mut self,
+        now_us: u64,
+        from: HostId,
+        port: u16,
+        to: SocketAddr,
+        len: usize,
+        whole: bool,
+    ) -> Vec<Arrival> {
+        self.answer = None;
         self.stats.sent += 1;
         self.stats.sent_bytes += len as u64;
         let Some(course) = self.course(now_us, from, port, to) else {
@@ -236,8 +309,14 @@ impl Underlay {
             return Vec::new();
         };
         let packet_len = len + if to.is_ipv4() { 28 } else { 48 };
-        if course.links.iter().any(|link| packet_len > link.mtu) {
+        if let Some(at) = course.links.iter().position(|link| whole && packet_len > link.mtu) {
             self.stats.too_long += 1;
+            let link = course.links[at];
+            if link.answers {
+                // Its router is at the near end of the link.
+                let there_us: u64 = course.links[..at].iter().map(|link| link.delay_us).sum();
+                self.answer = Some(TooLong { at_us: now_us + 2 * there_us, mtu: link.mtu });
+            }
             return Vec::new();
         }
         if course.links.iter().any(|link| link.loss > 0.0 && self.rng.random_bool(link.loss)) {
@@ -256,6 +335,28 @@ impl Underlay {
             .collect()
     }
 
+    /// What a host says to a multicast group of its local networks, as it arrives at the others there, in both families.
+    pub fn announce(&mut self, now_us: u64, from: HostId, port: u16, len: usize) -> Vec<Arrival> {
+        let mut arrivals = Vec::new();
+        for (site, address) in self.hosts[from.0].interfaces.clone() {
+            let family = address.is_ipv4();
+            let there = |host: &Host| {
+                host.interfaces
+                    .iter()
+                    .find(|(at, ip)| *at == site && ip.is_ipv4() == family)
+                    .map(|(_, ip)| *ip)
+            };
+            let others: Vec<IpAddr> = (0..self.hosts.len())
+                .filter(|at| *at != from.0)
+                .filter_map(|at| there(&self.hosts[at]))
+                .collect();
+            for to in others {
+                arrivals.extend(self.send(now_us, from, port, SocketAddr::new(to, port), len));
+            }
+        }
+        arrivals
+    }
+
     fn course(&mut self, now_us: u64, from: HostId, port: u16, to: SocketAddr) -> Option<Course> {
         let host = &self.hosts[from.0];
         if host.silent {
@@ -263,13 +364,16 @@ impl Underlay {
         }
         let of_family = |address: &IpAddr| address.is_ipv4() == to.is_ipv4();
         let local = host.interfaces.iter().find(|(site, address)| {
-            of_family(address) && self.sites[site.0].subnets.iter().any(|subnet| subnet.contains(&to.ip()))
+            !self.sites[site.0].isolated
+                && of_family(address)
+                && self.sites[site.0].subnets.iter().any(|subnet| subnet.contains(&to.ip()))
         });
         let course = match local {
             Some((site, address)) => {
-                let there = self.host_at(*site, to.ip())?;
+                let (site, address) = (*site, *address);
+                let there = self.host_at(site, to.ip())?;
                 let lan = self.sites[site.0].lan;
-                Course { host: there, from: SocketAddr::new(*address, port), links: vec![lan] }
+                Course { host: there, from: SocketAddr::new(address, port), links: vec![lan] }
             }
             None => {
                 let (site, address) = *host.interfaces.iter().find(|(_, address)| of_family(address))?;
@@ -302,8 +406,7 @@ impl Underlay {
             Uplink::Public => there.subnets.iter().any(|subnet| subnet.contains(&to.ip())),
             Uplink::Nat(nat) => nat.public() == to.ip(),
         })?;
-        // No translator here sends back in what comes from its own inside.
-        if owner == site.0 {
+        if owner == site.0 && !self.sites[owner].hairpin {
             return None;
         }
         let there = &mut self.sites[owner];
@@ -315,12 +418,20 @@ impl Underlay {
             Uplink::Public => to.ip(),
             Uplink::Nat(nat) => nat.inbound(now_us, from, to.port())?.ip(),
         };
-        let links = vec![wan, there.wan];
+        // What is sent back in does not go over the uplink.
+        let links = if owner == site.0 { vec![there.lan; 2] } else { vec![wan, there.wan] };
         Some(Course { host: self.host_at(SiteId(owner), address)?, from, links })
     }
 
-    fn host_at(&self, site: SiteId, address: IpAddr) -> Option<HostId> {
-        self.hosts.iter().position(|host| host.interfaces.contains(&(site, address))).map(HostId)
+    fn host_at(&mut self, site: SiteId, address: IpAddr) -> Option<HostId> {
+        let place = (site, address);
+        let known = self.places.get(&place).copied();
+        if let Some(host) = known.filter(|host| self.hosts[host.0].interfaces.contains(&place)) {
+            return Some(host);
+        }
+        let found = self.hosts.iter().position(|host| host.interfaces.contains(&place)).map(HostId)?;
+        self.places.insert(place, found);
+        Some(found)
     }
 }
 
@@ -347,7 +458,15 @@ mod tests {
 
     fn site(subnet: &str, uplink: Uplink) -> Site {
         let subnets = vec![subnet.parse().unwrap()];
-        Site { subnets, uplink, up: true, lan: Link::delay_ms(0), wan: Link::delay_ms(10) }
+        Site {
+            subnets,
+            uplink,
+            up: true,
+            lan: Link::delay_ms(0),
+            isolated: false,
+            hairpin: false,
+            wan: Link::delay_ms(10),
+        }
     }
 
     /// A public site with one host, and a home behind a translator with two.
@@ -391,6 +510,21 @@ mod tests {
     }
 
     #[test]
+    fn isolated_hosts_reach_each_other_by_a_translator_that_sends_back_in_and_not_otherwise() {
+        let (mut net, [_, a, b]) = net();
+        net.site_mut(SiteId(1)).isolated = true;
+        assert!(net.send(0, a, PORT, to("192.168.1.2"), 100).is_empty());
+        let outside: Vec<SocketAddr> =
+            [a, b].map(|host| net.send(0, host, PORT, to("198.51.100.1"), 100)[0].from).to_vec();
+        assert!(net.send(0, a, PORT, outside[1], 100).is_empty(), "it does not send back in");
+        net.site_mut(SiteId(1)).hairpin = true;
+        assert!(net.send(0, a, PORT, outside[1], 100).is_empty(), "b has not sent there");
+        let there = net.send(0, b, PORT, outside[0], 100);
+        assert_eq!((there[0].host, there[0].from), (a, outside[1]));
+        assert_eq!(net.send(0, a, PORT, outside[1], 100)[0].host, b);
+    }
+
+    #[test]
     fn silence_blocks_and_long_datagrams() {
         let (mut net, [public, a, b]) = net();
         net.set_blocked(a, b, true);
@@ -401,6 +535,22 @@ mod tests {
         net.host_mut(public).silent = true;
         assert!(net.send(0, a, PORT, to("198.51.100.1"), 100).is_empty());
         assert_eq!((net.stats().sent, net.stats().unroutable, net.stats().too_long), (4, 2, 1));
+    }
+
+    #[test]
+    fn a_narrow_link_drops_in_silence_or_tells_what_it_carries_and_tcp_fits_it() {
+        let (mut net, [public, home, _]) = net();
+        // On the far link, which is 10 ms away.
+        net.site_mut(SiteId(0)).wan = Link::delay_ms(10).narrow(1300, false);
+        assert_eq!(net.send(0, home, PORT, to("198.51.100.1"), 1272).len(), 1);
+        assert!(net.send(0, home, PORT, to("198.51.100.1"), 1273).is_empty());
+        assert_eq!(net.take_answer(), None);
+        net.site_mut(SiteId(0)).wan.answers = true;
+        assert!(net.send(5, home, PORT, to("198.51.100.1"), 1273).is_empty());
+        assert_eq!(net.take_answer(), Some(TooLong { at_us: 20_005, mtu: 1300 }));
+        assert_eq!(net.take_answer(), None);
+        assert_eq!(net.send_tcp(0, home, PORT, to("198.51.100.1"), 1452).len(), 1);
+        assert_eq!((net.stats().too_long, net.host(public).silent), (2, false));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use memchr::memmem::Finder;
 use meshnet::crypto::Secret;
@@ -13,13 +13,14 @@ use meshnet::path::SocketId;
 use meshnet::session::GateKey;
 use meshnet::time::Now;
 use proto::datagram::Kind;
+use proto::frame::Frame;
 use proto::id::{MemberId, Name};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::checks::Checks;
 use super::flow::{Flow, MARKER, Report, numbers};
-use super::machine::{Machine, Output, START};
+use super::machine::{HEADERS, Machine, Output, START};
 use super::net::{HostId, SiteId, Underlay};
 use super::stream::Connection;
 
@@ -55,6 +56,12 @@ pub(super) enum Happening {
         to: HostId,
         remote: SocketAddr,
     },
+    /// An ICMP error: what was sent to `remote` was longer than the `mtu` bytes that pass.
+    TooBig {
+        to: HostId,
+        remote: SocketAddr,
+        mtu: usize,
+    },
     /// A datagram that comes over a connection.
     Stream {
         to: MachineId,
@@ -67,6 +74,12 @@ pub(super) enum Happening {
         to: MachineId,
         socket: SocketId,
         remote: SocketAddr,
+    },
+    /// Something that was said on a local network.
+    Announcement {
+        to: HostId,
+        from: SocketAddr,
+        bytes: Vec<u8>,
     },
     Wake(MachineId),
     Packet(FlowId),
@@ -117,9 +130,29 @@ pub struct World {
     pub attacker: Attacker,
     marker: Finder<'static>,
     pub(super) checks: Checks,
+    announcements: u64,
+    announced: Vec<u8>,
     trace: DefaultHasher,
     lines: VecDeque<String>,
     print: Print,
+    most_pending: usize,
+    pub(super) metered: Vec<Metered>,
+    metering: bool,
+}
+
+/// What a machine has done so far, as far as the control plane is concerned: there may be no flows.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Metered {
+    /// Bytes sent, with IPv4 and UDP headers.
+    pub sent_bytes: u64,
+    /// Bytes that arrived, with those headers.
+    pub received_bytes: u64,
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Datagrams, timers, and others that it dealt with.
+    pub events: u64,
+    /// Time that it took a real processor to do so; none unless that is measured ([`World::meter_time`]).
+    pub busy: Duration,
 }
 
 /// What is printed while it happens.
@@ -162,14 +195,51 @@ impl World {
             attacker: Attacker::default(),
             marker: Finder::new(MARKER),
             checks: Checks::default(),
+            announcements: 0,
+            announced: Vec::new(),
             trace: DefaultHasher::new(),
             lines: VecDeque::new(),
+            most_pending: MAX_PENDING,
+            metered: Vec::new(),
+            metering: false,
             print: match std::env::var("MESHNET_SIM_TRACE").as_deref() {
                 Ok("datagrams") => Print::Datagrams,
                 Ok(_) => Print::Notes,
                 Err(_) => Print::Nothing,
             },
         }
+    }
+
+    /// Makes room for some thousands of machines, which save no caches: one is as large as the mesh.
+    pub fn large(&mut self) {
+        self.most_pending = 100 * MAX_PENDING;
+    }
+
+    /// Measures from now on how much of a processor's time each machine takes. That differs from run to run, and nothing
+    /// in the world depends on it.
+    pub fn meter_time(&mut self) {
+        self.metering = true;
+    }
+
+    /// Counts from now on what it is that arrives at each machine.
+    pub fn meter_kinds(&mut self) {
+        self.machines.iter_mut().for_each(|machine| machine.kinds = Some(BTreeMap::new()));
+    }
+
+    /// Bytes that arrived at some machines, by what they were, most first.
+    pub fn kinds(&self, of: &[MachineId]) -> Vec<(String, u64)> {
+        let mut sum: BTreeMap<String, u64> = BTreeMap::new();
+        for (kind, bytes) in of.iter().filter_map(|id| self.machines[id.0].kinds.as_ref()).flatten() {
+            *sum.entry(kind.clone()).or_default() += bytes;
+        }
+        let mut sum: Vec<(String, u64)> = sum.into_iter().collect();
+        sum.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        sum
+    }
+
+    /// What each machine has done so far.
+    pub fn metered(&self) -> Vec<Metered> {
+        self.metered.clone()
     }
 
     /// Starts a machine's daemon with what it has on disk.
@@ -236,6 +306,24 @@ impl World {
         self.net.host_mut(HostId(id.0)).silent = silent;
     }
 
+    /// Has a machine stand still, or go on.
+    pub fn sleep(&mut self, id: MachineId, asleep: bool) {
+        self.note(id, if asleep { "falls asleep" } else { "wakes up" });
+        self.net.host_mut(HostId(id.0)).silent = asleep;
+        let now_us = self.now_us;
+        match asleep {
+            true => self.machines[id.0].sleep(now_us),
+            false => self.act(id, |machine| machine.wake_up(now_us)),
+        }
+    }
+
+    /// Sets a machine's wall clock, by so many milliseconds.
+    pub fn set_clock(&mut self, id: MachineId, by_ms: i64) {
+        self.note(id, &format!("has its clock set by {by_ms} ms"));
+        let now_us = self.now_us;
+        self.act(id, |machine| machine.set_clock(now_us, by_ms));
+    }
+
     /// Gives a machine's first interface another address, maybe at another site, and tells its daemon.
     pub fn renumber(&mut self, id: MachineId, site: SiteId, address: &str) {
         self.note(id, &format!("moves to {address}"));
@@ -261,11 +349,24 @@ impl World {
         destination: IpAddr,
         every: Duration,
     ) -> FlowId {
+        self.flow_of(from, to, destination, every, 200)
+    }
+
+    /// As [`World::flow_to`], of packets of `len` bytes. They may not be fragmented; when one is refused because it is too
+    /// long, the next ones are shorter for a while.
+    pub fn flow_of(
+        &mut self,
+        from: MachineId,
+        to: MachineId,
+        destination: IpAddr,
+        every: Duration,
+        len: usize,
+    ) -> FlowId {
         let sources = self.machines[from.0].addresses();
         let source = sources.into_iter().find(|source| source.is_ipv4() == destination.is_ipv4());
         let source = source.expect("an address of the destination's family");
         let every_us = every.as_micros() as u64;
-        self.flows.push(Flow::new((from.0, source), (to.0, destination), 200, every_us, u64::MAX));
+        self.flows.push(Flow::new((from.0, source), (to.0, destination), len, every_us, u64::MAX));
         let flow = FlowId(self.flows.len() - 1);
         self.push(self.now_us, Happening::Packet(flow));
         flow
@@ -274,6 +375,13 @@ impl World {
     /// Ends a flow.
     pub fn end_flow(&mut self, flow: FlowId) {
         self.flows[flow.0].until_us = self.now_us;
+    }
+
+    /// Ends all flows.
+    pub fn end_flows(&mut self) {
+        for flow in &mut self.flows {
+            flow.until_us = flow.until_us.min(self.now_us);
+        }
     }
 
     /// Ends a flow, waits for the last packets, and tells what became of all.
@@ -294,9 +402,26 @@ impl World {
         self.act(from, |machine| machine.send_unchecked(member, packet));
     }
 
+    /// Sends control frames that the node of `from` has not made, over its session with `to`.
+    pub fn cheat_frames(&mut self, from: MachineId, to: MachineId, frames: &[Frame]) {
+        let member = self.machines[to.0].member();
+        self.act(from, |machine| machine.send_frames(member, frames));
+    }
+
     /// Sends a datagram from an address that need not be anybody's.
     pub fn inject(&mut self, to: MachineId, from: SocketAddr, bytes: Vec<u8>) {
         self.push(self.now_us, Happening::Datagram { to: HostId(to.0), from, bytes, sent: None });
+    }
+
+    /// Has a host hear on its local network what was said on one last, as if `from` had said it.
+    pub fn repeat_announcement(&mut self, to: MachineId, from: SocketAddr) {
+        let bytes = self.announced.clone();
+        self.push(self.now_us, Happening::Announcement { to: HostId(to.0), from, bytes });
+    }
+
+    /// Announcements that were made on local networks so far.
+    pub fn announcements(&self) -> u64 {
+        self.announcements
     }
 
     /// Lets time pass.
@@ -385,7 +510,11 @@ impl World {
             Happening::Refused { to, remote } => {
                 self.act(MachineId(to.0), |machine| machine.refused(now_us, remote));
             }
+            Happening::TooBig { to, remote, mtu } => {
+                self.act(MachineId(to.0), |machine| machine.too_big(now_us, remote, mtu));
+            }
             Happening::Datagram { to, from, bytes, sent } => {
+                self.metered[to.0].received_bytes += bytes.len() as u64 + HEADERS;
                 self.record(&[now_us, to.0 as u64, u64::from(from.port())], &bytes);
                 if let Some(origin) = sent.filter(|_| self.machines[to.0].node().is_none()) {
                     self.refuse(to, origin);
@@ -395,6 +524,15 @@ impl World {
             Happening::Stream { to, socket, from, bytes } => {
                 self.record(&[now_us, to.0 as u64, u64::from(from.port())], &bytes);
                 self.act(to, |machine| machine.receive(now_us, socket, from, bytes));
+            }
+            Happening::Announcement { to, from, bytes } => {
+                self.metered[to.0].received_bytes += bytes.len() as u64 + HEADERS;
+                if let Some(kinds) = &mut self.machines[to.0].kinds {
+                    *kinds.entry("announcements on the LAN".to_owned()).or_default() +=
+                        bytes.len() as u64 + HEADERS;
+                }
+                self.record(&[now_us, to.0 as u64], &bytes);
+                self.act(MachineId(to.0), |machine| machine.hear(now_us, from, &bytes));
             }
             Happening::Closed { to, socket, remote } => self.closed(to, socket, remote),
             Happening::Wake(id) => {
@@ -421,7 +559,11 @@ impl World {
 
     /// Does something with a machine, and carries out what it does in turn.
     pub(super) fn act(&mut self, id: MachineId, action: impl FnOnce(&mut Machine) -> Vec<Output>) {
+        let began = self.metering.then(Instant::now);
         let outputs = action(&mut self.machines[id.0]);
+        let metered = &mut self.metered[id.0];
+        metered.events += 1;
+        metered.busy += began.map_or(Duration::ZERO, |began| began.elapsed());
         for output in outputs {
             match output {
                 Output::Datagram { socket, to, bytes } if socket.is_stream() => {
@@ -431,7 +573,26 @@ impl World {
                     self.send_stream(id, socket, to, &bytes);
                 }
                 Output::Datagram { to, bytes, .. } => self.send(id, to, bytes),
+                Output::Announcement(bytes) => {
+                    self.announcements += 1;
+                    let metered = &mut self.metered[id.0];
+                    metered.sent += 1;
+                    metered.sent_bytes += bytes.len() as u64 + HEADERS;
+                    for arrival in self.net.announce(self.now_us, HostId(id.0), PORT, bytes.len()) {
+                        let (to, from) = (arrival.host, arrival.from);
+                        let bytes = bytes.clone();
+                        self.push(arrival.at_us, Happening::Announcement { to, from, bytes });
+                    }
+                    self.announced = bytes;
+                }
                 Output::Packet { from, bytes } => self.deliver(id, from, &bytes),
+                Output::TooBig { bytes, mtu } => {
+                    self.note(id, &format!("too big: more than {mtu}"));
+                    let flow = numbers(&bytes).and_then(|(flow, _)| self.flows.get_mut(flow as usize));
+                    if let Some(flow) = flow {
+                        flow.refused(self.now_us, mtu.into());
+                    }
+                }
                 Output::Note(line) => self.note(id, &line),
             }
         }
@@ -461,7 +622,18 @@ impl World {
         if self.marker.find(&bytes).is_some() {
             self.fail("a packet's content on the underlay");
         }
+        let too_long = self.net.stats().too_long;
         let arrivals = self.net.send(self.now_us, HostId(id.0), PORT, to, bytes.len());
+        if let Some(answer) = self.net.take_answer() {
+            let told = Happening::TooBig { to: HostId(id.0), remote: to, mtu: answer.mtu };
+            self.push(answer.at_us, told);
+        }
+        // What is too long for a link does not go over it.
+        if self.net.stats().too_long == too_long {
+            let metered = &mut self.metered[id.0];
+            metered.sent += 1;
+            metered.sent_bytes += bytes.len() as u64 + HEADERS;
+        }
         if self.print == Print::Datagrams {
             let kind = Kind::of(&bytes);
             let taken: Vec<String> =
@@ -540,7 +712,7 @@ impl World {
     }
 
     pub(super) fn push(&mut self, at_us: u64, happening: Happening) {
-        if self.pending.len() >= MAX_PENDING {
+        if self.pending.len() >= self.most_pending {
             self.fail("too much is under way");
         }
         self.sequence += 1;

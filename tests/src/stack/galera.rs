@@ -95,12 +95,16 @@ pub fn compare_zookeeper(writer: &Writer, node: &Node, stack: &str, since: Insta
     };
     ask(&["sync", "/w"]);
     let answer = ask(&["ls", "/w"]);
-    // Beside what the client says about its connection.
-    let list = answer.rsplit_once('[').map_or("", |(_, list)| list);
-    let names = list.split_once(']').map_or(list, |(list, _)| list).split(',').map(str::trim);
-    let there: BTreeSet<u64> = names.filter_map(|name| name.parse().ok()).collect();
+    let there = listed(&answer);
     let lost = Writer::lost(&acknowledged, &there);
     Service { acknowledged: acknowledged.len(), lost, gap: writer.gap_since(since) }
+}
+
+/// The numbers that ZooKeeper's client lists, among what it says about its connection and its end (`[main] ERROR ...`).
+fn listed(answer: &str) -> BTreeSet<u64> {
+    let numbers = |list: &str| list.split(',').map(|name| name.trim().parse().ok()).collect::<Option<_>>();
+    let lists = answer.split('[').skip(1).filter_map(|text| numbers(text.split_once(']')?.0));
+    lists.last().unwrap_or_default()
 }
 
 /// One statement or several on a replica; what they print.
@@ -126,4 +130,18 @@ pub fn wsrep(node: &Node, stack: &str, name: &str) -> String {
 /// Whether a replica is in a primary component, in which state, and how many are in it.
 pub fn state(node: &Node, stack: &str) -> String {
     ["cluster_status", "local_state_comment", "cluster_size"].map(|name| wsrep(node, stack, name)).join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_client_lists_is_found_among_what_else_it_says() {
+        let answer = "Connecting to 10.66.0.1:2181\n\nWATCHER::\n\nWatchedEvent state:SyncConnected type:None path:null\n\
+                      [1, 10, 2]\n[main] ERROR org.apache.zookeeper.util.ServiceUtils - Exiting JVM with code 0\n";
+        assert_eq!(listed(answer), [1, 2, 10].into());
+        assert_eq!(listed("path:null[7]\n[main] ERROR x"), [7].into());
+        assert_eq!(listed("[]\n[main] ERROR x"), BTreeSet::new());
+    }
 }

@@ -1,6 +1,7 @@
 //! Meshes whose nodes have container engines, for the scenarios of `meshd stack`: real engines (one for each node, in
 //! its network namespace), real images built from Debian's packages.
 
+pub mod bell;
 pub mod galera;
 pub mod marathon_double;
 pub mod recorder;
@@ -182,8 +183,10 @@ impl Node {
         done(done(self.member.machine().enter(|| command.spawn())))
     }
 
-    /// Runs `meshd stack` with these arguments and kills it (-9) when it has printed the `count`th line that `is_moment`
-    /// says; whether it came to that, or ended before.
+    /// Runs `meshd stack` with these arguments and kills it (-9) when it has printed a line that `is_moment` says: that line.
+    ///
+    /// # Errors
+    /// How it ended, if it came to its end before.
     ///
     /// # Panics
     /// When it cannot be run.
@@ -191,18 +194,17 @@ impl Node {
         &self,
         arguments: &[&str],
         is_moment: impl Fn(&str) -> bool,
-        count: usize,
-    ) -> bool {
+    ) -> Result<String, Ran> {
         let mut command = self.stack_command(arguments);
-        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = done(done(self.member.machine().enter(|| command.spawn())));
         let output = BufReader::new(child.stdout.take().expect("a pipe"));
-        let moment = output.lines().map_while(Result::ok).filter(|line| is_moment(line)).nth(count - 1);
+        let moment = output.lines().map_while(Result::ok).find(|line| is_moment(line));
         if moment.is_some() {
             done(child.kill());
         }
-        done(child.wait());
-        moment.is_some()
+        let ended = Ran::from(done(child.wait_with_output()));
+        moment.ok_or(ended)
     }
 
     fn stack_command(&self, arguments: &[&str]) -> Command {
@@ -224,6 +226,14 @@ impl Node {
             .unwrap_or_else(|| panic!("no {name} in {status}"))
     }
 
+    /// What a component's container printed in the last `age` seconds; empty where its engine does not answer.
+    pub fn last_log(&self, stack: &str, component: &str, age: u64) -> String {
+        let container = format!("meshd-{stack}-{component}");
+        let mut command = self.engine.command(&["logs", "-t", "--since", &format!("{age}s"), &container]);
+        let output = command.output().map(|output| [output.stdout, output.stderr].concat());
+        String::from_utf8_lossy(&output.unwrap_or_default()).into_owned()
+    }
+
     /// The machine.
     pub fn machine(&self) -> &Machine {
         self.member.machine()
@@ -239,6 +249,37 @@ impl Node {
             .map(str::to_owned)
             .collect()
     }
+}
+
+/// Whether containers can be run here: root of the machine, an engine's programs, and an engine that starts. If not, why, and
+/// what to install.
+///
+/// # Errors
+/// Then.
+pub fn engines() -> Result<(), String> {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    // In a user namespace root is somebody else outside.
+    let is_root = nix::unistd::geteuid().is_root()
+        && map.split_whitespace().map(str::to_owned).eq(["0", "0", "4294967295"]);
+    if !is_root {
+        return Err("containers are for root only: run it as root".into());
+    }
+    let machine = Lab::new().and_then(|lab| Ok((lab.machine("engine")?, lab)));
+    let (machine, _lab) = machine.map_err(|error| error.to_string())?;
+    let mut engine = Engine::new(&machine).map_err(|error| error.to_string())?;
+    engine
+        .start()
+        .map_err(|error| format!("no container engine starts here (apt-get install docker.io): {error}"))
+}
+
+/// Says that a scenario is not run, so that it shows among all others that are, and in the summary of `make test`.
+pub fn skipped(scenario: &str, why: &str) {
+    // Not by way of what the test harness keeps back of scenarios that succeed.
+    let _ = std::io::Write::write_all(
+        &mut std::io::stderr(),
+        format!("\nSKIPPED {scenario}: {why}\n").as_bytes(),
+    );
+    crate::net::figure(scenario, format!("NOT RUN: {why}"));
 }
 
 /// How a command ended.
@@ -266,7 +307,7 @@ impl From<Output> for Ran {
 ///
 /// # Panics
 /// When it cannot be built.
-fn image_tar(name: &str) -> PathBuf {
+pub fn image_tar(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let directory = std::env::var_os("MESHNET_STACK_IMAGES").map(PathBuf::from);
     let directory = directory.unwrap_or_else(|| root.join("../target/stack-images"));

@@ -19,8 +19,8 @@ use crate::state::{Home, Kind, StateDir, atomic};
 /// Arguments of `meshd authority export`.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-The file is text in the format of age (age-encryption.org), so that `age -d` opens it as well. It is read back before
-anything is removed. Removing overwrites nothing: on flash and journalling file systems traces may stay, so found the
+The file is text in the format of age (age-encryption.org), so that `age -d` opens it as well. It is read back before \
+anything is removed. Removing overwrites nothing: on flash and journalling file systems traces may stay, so found the \
 mesh where you can afford that, or rotate the authority after its first export.
 
 Examples:
@@ -106,6 +106,9 @@ pub(in crate::cli) fn write_sealed(
     let text = vault::seal(content, key, passphrase)?;
     // Nothing is overwritten, also if somebody else makes it just now.
     let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
+    if made.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AlreadyExists) {
+        bail!("{} exists, and nothing is overwritten: give another name", file.display());
+    }
     drop(made.with_context(|| wrong("make"))?);
     let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = file.file_name().and_then(|name| name.to_str()).context("the file has no usable name")?;

@@ -32,7 +32,7 @@ enum Verb {
     },
     /// Replace the authority's key; no packet is lost
     Rotate(rotate::Rotate),
-    /// Call that off, as long as the old key is trusted
+    /// Call off a replacement that is under way, as long as the old key is trusted
     Abort,
     /// Write the authority's key to a file, encrypted with a passphrase
     Export(keys::Export),

@@ -18,7 +18,7 @@ use crate::api::Request;
 use crate::api::authority::Authority;
 use crate::api::client::Error;
 use crate::cli::expect_answer;
-use crate::cli::keys::{LOOK_EVERY, again};
+use crate::cli::follow::{LOOK_EVERY, again};
 use crate::cli::passphrase::Source;
 use crate::output::{self, Style, units};
 use crate::state::rollover::Pending;
@@ -26,9 +26,9 @@ use crate::state::vault::Content;
 use crate::state::{Kind, StateDir};
 
 const ROTATE_HELP: &str = "\
-To be run where the authority's key is. A trust bundle that trusts a new key beside the old one goes to everybody; when
-all say that they know it, all certificates are issued anew; when all say that they have theirs, a trust bundle without
-the old key follows, and the old key is overwritten. Members that are away are waited for until --deadline, and come back
+To be run where the authority's key is. A trust bundle that trusts a new key beside the old one goes to everybody; when \
+all say that they know it, all certificates are issued anew; when all say that they have theirs, a trust bundle without \
+the old key follows, and the old key is overwritten. Members that are away are waited for until --deadline, and come back \
 by themselves afterwards. Interrupting this command, the daemon, or the machine does no harm: it goes on.
 
 Examples:
@@ -68,13 +68,13 @@ pub(super) struct Rotate {
 /// Arguments of `meshd authority recover`.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-Makes a new authority on this node, in the place of one that was lost or stolen: all old roots are dropped at once, all
-certificates that this node knows are issued anew. Look at `meshd peers` first, and revoke whom you do not know: what a
+Makes a new authority on this node, in the place of one that was lost or stolen: all old roots are dropped at once, all \
+certificates that this node knows are issued anew. Look at `meshd peers` first, and revoke whom you do not know: what a \
 thief has certified before is issued anew as well. docs/keys.md has the steps.
 
 Examples:
   meshd authority recover recovery.age
-  meshd authority recover recovery.age --after 3    # the thief has made trust bundle 4 and later ones")]
+  meshd authority recover recovery.age --after 3    # bundle 4 and later are the thief's")]
 pub(super) struct Recover {
     /// The file with the recovery key, as written by `authority export --recovery` or by `init`
     file: PathBuf,
@@ -97,6 +97,10 @@ impl Rotate {
     /// If the daemon does not answer, may not, or it does not end in time.
     pub(super) fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let mut client = global.client()?;
+        let before = expect_answer!(client, Request::Authority, Authority(authority) => *authority)?;
+        if before.rollover.is_some() {
+            eprintln!("meshd: a roll-over of the authority is under way already: going on with that one");
+        }
         let request = Request::RotateAuthority { patience_s: self.deadline, without: self.without };
         let begun = expect_answer!(client, request, Authority(authority) => *authority)?;
         self.waiting.follow(global, client, begun)

@@ -11,6 +11,7 @@ use crate::stack::agent::Request;
 use crate::stack::apply::{self, Site, Supply};
 use crate::stack::components::Catalogue;
 use crate::stack::plan::{self, Wishes};
+use crate::stack::survey;
 
 /// Arguments of `meshd stack down`.
 #[derive(clap::Args, Debug)]
@@ -36,12 +37,12 @@ impl Args {
             let (stack, fleet) = (context.specified(&self.source, catalogue).await?.stack, &context.fleet);
             let nodes: Vec<&str> = stack.nodes.keys().map(String::as_str).collect();
             let _locks = lock(fleet, &stack.name, &nodes).await?;
-            let actual = fleet.actual(&stack.name, Some(&stack)).await;
+            let actual = survey::actual(fleet, &stack.name, Some(&stack)).await;
             let plan = plan::down(&actual, Some(&stack));
             let screen = Screen::new(global.json);
             screen.total(plan.steps.len());
             let supply = Supply::default();
-            let marathon = fleet.marathon(Some(&stack), &actual);
+            let marathon = survey::marathon_of(fleet, Some(&stack), &actual);
             let site = Site {
                 name: &stack.name,
                 stack: Some(&stack),

@@ -9,6 +9,7 @@ use crate::stack::apply;
 use crate::stack::components::Catalogue;
 use crate::stack::driver::marathon::rehearse;
 use crate::stack::plan::{self, Plan, Wishes};
+use crate::stack::survey;
 
 /// Arguments of `meshd stack plan`.
 #[derive(clap::Args, Debug)]
@@ -36,12 +37,12 @@ impl Args {
             for warning in stack.warnings.iter().filter(|_| !global.json) {
                 eprintln!("warning: line {}: {}", warning.line, warning.message);
             }
-            let actual = context.fleet.actual(&stack.name, Some(&stack)).await;
+            let actual = survey::actual(&context.fleet, &stack.name, Some(&stack)).await;
             let supply = apply::supply(&stack, &actual, &context.fleet, false).await?;
             let wishes = Wishes { force: self.force };
             let mut plan =
                 plan::plan(&stack, &actual, &supply.versions, wishes).map_err(anyhow::Error::msg)?;
-            let marathon = context.fleet.marathon(Some(&stack), &actual);
+            let marathon = survey::marathon_of(&context.fleet, Some(&stack), &actual);
             plan.blocked.extend(rehearse(&marathon, &stack, &actual, &plan).await);
             anyhow::Ok(plan)
         })?;

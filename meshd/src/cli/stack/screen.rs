@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::stack::apply::{Observer, Progress};
 use crate::stack::plan::Step;
+use crate::stack::progress::{Observer, Progress};
 
 /// How often a bar moves by itself.
 const TICK: Duration = Duration::from_millis(120);

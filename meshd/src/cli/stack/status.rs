@@ -8,6 +8,7 @@ use super::context::{Context, Source, block_on};
 use crate::output;
 use crate::stack::components::Catalogue;
 use crate::stack::status::{self, Status};
+use crate::stack::survey;
 
 /// Arguments of `meshd stack status`.
 #[derive(clap::Args, Debug)]
@@ -31,7 +32,7 @@ impl Args {
             let status = block_on(async {
                 let context = Context::new(global).await?;
                 let stack = context.specified(&self.source, catalogue).await?.stack;
-                let actual = context.fleet.actual(&stack.name, Some(&stack)).await;
+                let actual = survey::actual(&context.fleet, &stack.name, Some(&stack)).await;
                 Ok(status::status(&stack, &actual))
             })?;
             works = status.components.iter().all(|component| component.can_lose >= 0);

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use futures_util::future::join_all;
+
 use super::super::Global;
 use super::context::{Context, Source, Specified, block_on};
 use super::screen::Screen;
@@ -14,6 +16,7 @@ use crate::stack::components::Catalogue;
 use crate::stack::fleet::Fleet;
 use crate::stack::plan::{self, Wishes};
 use crate::stack::status;
+use crate::stack::survey;
 
 /// How often a plan is made: recovery and founding take several.
 const MAX_ROUNDS: usize = 4;
@@ -58,30 +61,34 @@ impl Args {
         let made_ms = apply::now_ms();
         let architectures: BTreeMap<_, _> =
             stack.nodes.iter().map(|(name, node)| (name.clone(), node.arch)).collect();
-        for node in &nodes {
+        let keep = nodes.iter().map(async |node| {
             let (stack, text, architectures) =
                 (stack.name.clone(), specified.text.clone(), architectures.clone());
             // A node that is away gets it with the next run.
             let _ = fleet.ask(node, &Request::PutSpec { stack, text, made_ms, architectures }).await;
-        }
+        });
+        join_all(keep).await;
         let screen = Screen::new(global.json);
         for warning in &stack.warnings {
             screen.say(&format!("warning: line {}: {}", warning.line, warning.message));
         }
         let mut changed = 0;
         let mut blocked = Vec::new();
+        // What was seen last, while nothing has been done since.
+        let mut seen = None;
         for _ in 0..MAX_ROUNDS {
-            let actual = fleet.actual(&stack.name, Some(stack)).await;
+            let actual = survey::actual(fleet, &stack.name, Some(stack)).await;
             let supply = apply::supply(stack, &actual, fleet, true).await?;
             let wishes = Wishes { force: self.force };
             let plan = plan::plan(stack, &actual, &supply.versions, wishes).map_err(anyhow::Error::msg)?;
             blocked.clone_from(&plan.blocked);
             if plan.is_empty() {
+                seen = Some(actual);
                 break;
             }
             changed += plan.changes().count();
             screen.total(plan.steps.len());
-            let marathon = fleet.marathon(Some(stack), &actual);
+            let marathon = survey::marathon_of(fleet, Some(stack), &actual);
             let site = Site {
                 name: &stack.name,
                 stack: Some(stack),
@@ -94,12 +101,20 @@ impl Args {
             apply::apply(&plan, &site).await?;
         }
         screen.finish();
-        let actual = fleet.actual(&stack.name, Some(stack)).await;
+        let actual = match seen {
+            Some(actual) => actual,
+            None => survey::actual(fleet, &stack.name, Some(stack)).await,
+        };
         let status = status::status(stack, &actual);
         if global.json {
             output::print(&output::json_line(&serde_json::json!({ "changed": changed, "status": status }))?)?;
         } else {
-            let words = if changed == 0 { "nothing to do".into() } else { format!("{changed} changes made") };
+            let words = match changed {
+                0 if blocked.is_empty() => "nothing to do".into(),
+                0 => "nothing could be done".into(),
+                1 => "1 change made".into(),
+                _ => format!("{changed} changes made"),
+            };
             output::print(&format!("{words}\n{}", super::status::told(&status)))?;
         }
         for one in &blocked {
@@ -109,24 +124,33 @@ impl Args {
     }
 }
 
-/// Takes the stack's lock on its nodes, in one order, so that of two runs one gets it.
+/// Takes the stack's lock on its nodes: on the first one that answers before the others, so that of two runs one gets it.
 ///
 /// # Errors
 /// If another run has it, or fewer than half of the nodes answer.
 pub(super) async fn lock(fleet: &Fleet, stack: &str, nodes: &[&str]) -> anyhow::Result<Vec<Client>> {
-    let mut held = Vec::new();
+    let mut free = Vec::new();
     let mut away = Vec::new();
-    for node in nodes {
-        match fleet.connect(node).await {
-            Ok(mut client) => {
-                client
-                    .ask(&Request::Lock { stack: stack.to_owned() })
-                    .await
-                    .map_err(|error| anyhow::anyhow!("{node}: {error}; wait for it to end"))?;
-                held.push(client);
-            }
+    let clients = join_all(nodes.iter().map(async |node| (*node, fleet.connect(node).await))).await;
+    for (node, client) in clients {
+        match client {
+            Ok(client) => free.push((node, client)),
             Err(error) => away.push(format!("{node}: {error}")),
         }
+    }
+    let take = async |(node, mut client): (&str, Client)| {
+        let request = Request::Lock { stack: stack.to_owned() };
+        let taken = client.ask(&request).await;
+        taken.map_err(|error| anyhow::anyhow!("{node}: {error}; wait for it to end"))?;
+        anyhow::Ok(client)
+    };
+    let mut free = free.into_iter();
+    let mut held = Vec::new();
+    if let Some(first) = free.next() {
+        held.push(take(first).await?);
+    }
+    for client in join_all(free.map(take)).await {
+        held.push(client?);
     }
     if 2 * held.len() <= nodes.len() {
         anyhow::bail!(

@@ -2,7 +2,6 @@
 
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use meshnet::dataplane::icmp::{self, Error, MAX_LEN};
@@ -10,7 +9,7 @@ use meshnet::io::tun::{Device, Meta};
 use meshnet::route::limit::TokenBucket;
 use meshnet::time::Mono;
 
-use super::counters::add;
+use super::counters::{AnswerCounters, add};
 
 /// Errors about packets that are too long, at once, and the time between two after that. Each of them saves a sender from
 /// losing more.
@@ -29,20 +28,6 @@ pub(super) struct Answers {
     buffer: Box<[u8; MAX_LEN]>,
 }
 
-/// What a thread's answers count.
-#[derive(Debug, Default)]
-pub(super) struct AnswerCounters {
-    sent: AtomicU64,
-    limited: AtomicU64,
-}
-
-impl AnswerCounters {
-    /// Errors that were told, and those that were not because there had been too many.
-    pub(super) fn both(&self) -> [(&'static str, &AtomicU64); 2] {
-        [("icmp_sent", &self.sent), ("icmp_limited", &self.limited)]
-    }
-}
-
 impl Answers {
     pub(super) fn new(device: Arc<dyn Device>) -> Answers {
         Answers {
@@ -55,10 +40,24 @@ impl Answers {
 
     /// Tells the sender of `about` what is wrong with it, if that may be told and was not told too often.
     pub(super) fn answer(&mut self, counters: &AnswerCounters, now: Mono, about: &[u8], error: Error) {
-        let Some(len) = icmp::write(error, about, &mut self.buffer) else { return };
+        if let Some(len) = icmp::write(error, about, &mut self.buffer) {
+            self.send(counters, now, error, len);
+        }
+    }
+
+    /// Tells the sender of a packet that begins with `head` that it was lost, because no more than `mtu` bytes pass.
+    pub(super) fn tell_lost(&mut self, counters: &AnswerCounters, now: Mono, head: &[u8], mtu: u16) {
+        let error = Error::TooBig { mtu };
+        if let Some(len) = icmp::write_about_head(error, head, &mut self.buffer) {
+            self.send(counters, now, error, len);
+        }
+    }
+
+    /// Sends what is in the buffer.
+    fn send(&mut self, counters: &AnswerCounters, now: Mono, error: Error, len: usize) {
         let bucket = match error {
             Error::TooBig { .. } => &mut self.too_big,
-            Error::NoRoute | Error::Unreachable => &mut self.unreachable,
+            Error::NoRoute | Error::Unreachable | Error::Prohibited => &mut self.unreachable,
         };
         if !bucket.take(now) {
             add(&counters.limited, 1);

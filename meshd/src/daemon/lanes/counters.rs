@@ -4,8 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use meshnet::dataplane::{DROP_REASONS, Drop};
 
-use super::answers::AnswerCounters;
-
 /// Counters of one thread, which alone writes them; or sums of several. All only grow.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -46,6 +44,8 @@ pub struct Counters {
     pub no_socket: AtomicU64,
     /// Datagrams of other lanes that those had no room for.
     pub handover_full: AtomicU64,
+    /// Handshake and join datagrams of a flood, dropped so that the rest is looked at in time.
+    pub thinned: AtomicU64,
     /// Failed calls to receive or wait.
     pub receive_errors: AtomicU64,
     pub(super) answers: AnswerCounters,
@@ -127,6 +127,7 @@ impl Counters {
             ("send_blocked", &self.send_blocked),
             ("no_socket", &self.no_socket),
             ("handover_full", &self.handover_full),
+            ("thinned", &self.thinned),
             ("receive_errors", &self.receive_errors),
         ]
         .into_iter()
@@ -135,6 +136,20 @@ impl Counters {
     fn all(&self) -> impl Iterator<Item = &AtomicU64> {
         let named = self.carried().chain(self.other_losses()).map(|(_, counter)| counter);
         named.chain(&self.tx_drops.0).chain(&self.rx_drops.0)
+    }
+}
+
+/// What a thread's answers count.
+#[derive(Debug, Default)]
+pub(super) struct AnswerCounters {
+    pub(super) sent: AtomicU64,
+    pub(super) limited: AtomicU64,
+}
+
+impl AnswerCounters {
+    /// Errors that were told, and those that were not because there had been too many.
+    fn both(&self) -> [(&'static str, &AtomicU64); 2] {
+        [("icmp_sent", &self.sent), ("icmp_limited", &self.limited)]
     }
 }
 
@@ -171,7 +186,7 @@ mod tests {
             }
         }
         let sum = Counters::sum(&threads);
-        assert_eq!(sum.all().count(), 16 + 5 + 2 * DROP_REASONS);
+        assert_eq!(sum.all().count(), 16 + 6 + 2 * DROP_REASONS);
         for (at, counter) in sum.all().enumerate() {
             assert_eq!(counter.load(Ordering::Relaxed), (at as u64 + 1) * 111);
         }

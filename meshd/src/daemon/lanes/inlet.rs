@@ -15,7 +15,7 @@ pub(super) struct LanesInlet(pub(super) Arc<Shared>);
 
 impl Inlet for LanesInlet {
     fn give(&self, (socket, from): Key, bytes: Vec<u8>) -> Result<usize, Vec<u8>> {
-        let thread = usize::from(lane::number_of(&bytes)) % self.0.receivers;
+        let thread = usize::from(lane::queue_of(&bytes)) % self.0.receivers;
         let stray = Stray { socket, from, local: None, tos: 0, bytes };
         self.0.inboxes.give(thread, stray).map(|()| thread).map_err(|stray| stray.bytes)
     }

@@ -14,7 +14,7 @@
 //! one thread receives for all lanes.
 //!
 //! Where the device can have more queues, each lane has a second one for flows in bulk ([`bulk`]), so that others do not wait
-//! behind them.
+//! behind them; and they have keys and a socket of their own for the same reason.
 //!
 //! They are plain threads without locks, and none writes what another writes. Nothing is allocated per packet, except for
 //! what goes to the control plane. The control plane publishes a [`Snapshot`], which the threads look at once per batch.
@@ -22,6 +22,8 @@
 mod answers;
 mod bulk;
 mod counters;
+mod familiar;
+mod gate;
 mod inbox;
 mod inlet;
 mod outbox;
@@ -60,8 +62,8 @@ use inlet::LanesInlet;
 use report::Reporter;
 use sources::Sources;
 
-/// Most sockets that one node listens on.
-pub const SOCKETS_MAX: usize = MAX_SOURCES;
+/// Most addresses that one node listens on; each has two sockets for a thread to wait for.
+pub const SOCKETS_MAX: usize = MAX_SOURCES / 2;
 
 /// The node's sockets, a group for each listen address; a [`meshnet::path::SocketId`] is the place in it. All groups have
 /// the same number of sockets.
@@ -122,7 +124,7 @@ struct Shared {
 }
 
 impl Lanes {
-    /// Starts the threads: one for each lane in `queues` that sends, and one for each socket of a group that receives.
+    /// Starts the threads: one for each lane in `queues` that sends, and as many that receive as the groups have sockets for.
     ///
     /// What the control plane has to see goes to `to_control`, a channel with room for [`CHANNEL_LEN`] reports.
     ///
@@ -130,7 +132,7 @@ impl Lanes {
     /// When the system is out of threads or descriptors.
     ///
     /// # Panics
-    /// Without a lane, with more than [`SOCKETS_MAX`] groups, or with more sockets in one than there are lanes.
+    /// Without a lane, with more than [`SOCKETS_MAX`] groups, or with sockets in one for more threads than there are lanes.
     pub fn start(
         queues: &[Queues],
         sockets: Sockets,
@@ -138,8 +140,8 @@ impl Lanes {
         to_control: mpsc::Sender<Report>,
     ) -> io::Result<Lanes> {
         assert!(!queues.is_empty() && sockets.len() <= SOCKETS_MAX);
-        let receivers = sockets.first().map_or(1, |group| group.sockets().len());
-        assert!(receivers <= queues.len() && sockets.iter().all(|group| group.sockets().len() == receivers));
+        let receivers = sockets.first().map_or(1, |group| group.threads());
+        assert!(receivers <= queues.len() && sockets.iter().all(|group| group.threads() == receivers));
         let threads = receivers + queues.len();
         let wakes = (0..threads).map(|_| Wake::new()).collect::<io::Result<_>>()?;
         let (inboxes, outlets) = Inboxes::new(receivers);
@@ -228,10 +230,10 @@ impl Lanes {
     /// Replaces the sockets, as after a change of the configuration. Sessions go on.
     ///
     /// # Panics
-    /// With more than [`SOCKETS_MAX`] groups, or another number of sockets in one than before.
+    /// With more than [`SOCKETS_MAX`] groups, or sockets in one for another number of threads than before.
     pub fn set_sockets(&self, sockets: Sockets) {
         assert!(sockets.len() <= SOCKETS_MAX);
-        assert!(sockets.iter().all(|group| group.sockets().len() == self.shared.receivers));
+        assert!(sockets.iter().all(|group| group.threads() == self.shared.receivers));
         self.shared.sockets.store(Arc::new(sockets));
         self.shared.wake_all();
     }
@@ -270,7 +272,7 @@ impl Lanes {
         losses.extend(self.shared.streams.losses().map(|(name, count)| (name.to_owned(), count)));
         losses.extend(self.shared.reporter.drops().map(|(name, count)| (name.to_owned(), count)));
         for socket in self.shared.sockets.load().iter().flat_map(|group| group.sockets()) {
-            let kernel = ("receive_buffer_full", u64::from(socket.kernel_drops()));
+            let kernel = ("receive_buffer_full", socket.kernel_drops());
             for (name, count) in socket.stats().losses().chain([kernel]) {
                 *losses.entry(format!("udp_{name}")).or_default() += count;
             }

@@ -23,8 +23,8 @@ const TRANSMITS_MAX: usize = 16;
 
 /// Collects datagrams that all lie in one buffer.
 pub(super) struct Outbox {
-    /// Which socket of a group sends.
-    lane: usize,
+    /// Which thread's socket of a group sends.
+    number: usize,
     /// All groups ever needed, so that their memory is used again; the first `used` are in use.
     groups: Vec<Group>,
     used: usize,
@@ -47,9 +47,9 @@ struct Group {
 }
 
 impl Outbox {
-    /// For the thread of this lane.
-    pub(super) fn new(lane: usize) -> Outbox {
-        Outbox { lane, groups: Vec::with_capacity(GROUPS_MAX), used: 0, tos: 0 }
+    /// For the thread with this number.
+    pub(super) fn new(number: usize) -> Outbox {
+        Outbox { number, groups: Vec::with_capacity(GROUPS_MAX), used: 0, tos: 0 }
     }
 
     /// Whether it has to be flushed before the next datagram.
@@ -67,16 +67,11 @@ impl Outbox {
         self.tos = tos;
     }
 
-    /// Adds the datagram in `range` of the buffer, sealed on this thread's lane.
+    /// Adds the datagram in `range` of the buffer, sealed on the lane with this number.
     ///
     /// # Panics
     /// When it is full.
-    pub(super) fn push(&mut self, socket: SocketId, to: SocketAddr, range: Range<usize>) {
-        self.push_of_lane(self.lane as u8, socket, to, range);
-    }
-
-    /// As [`Outbox::push`], for a datagram that somebody else sealed, on the lane with this number.
-    pub(super) fn push_of_lane(&mut self, lane: u8, socket: SocketId, to: SocketAddr, range: Range<usize>) {
+    pub(super) fn push(&mut self, lane: u8, socket: SocketId, to: SocketAddr, range: Range<usize>) {
         assert!(!self.is_full(), "an outbox is flushed before it is full");
         let piece = Piece { start: range.start as u32, len: range.len() as u32 };
         if let Some(group) = self.latest(lane, socket, to)
@@ -89,13 +84,13 @@ impl Outbox {
         self.next_group().begin((socket, to, tos, lane), piece);
     }
 
-    /// Adds the datagrams of a burst.
+    /// Adds the datagrams of a burst, sealed on the lane with this number.
     ///
     /// # Panics
     /// When it is full.
-    pub(super) fn push_burst(&mut self, burst: &Burst) {
+    pub(super) fn push_burst(&mut self, lane: u8, burst: &Burst) {
         assert!(!self.is_full(), "an outbox is flushed before it is full");
-        let (tos, lane) = (self.tos, self.lane as u8);
+        let tos = self.tos;
         if let Some(group) = self.latest(lane, burst.socket, burst.to)
             && group.takes_all(burst)
         {
@@ -141,7 +136,7 @@ impl Outbox {
                 continue;
             }
             match sockets.get(usize::from(id.0)) {
-                Some(group) => send(now, group.of_lane(self.lane), buffer, shared, thread, patience),
+                Some(group) => send(now, group.of_thread(self.number), buffer, shared, thread, patience),
                 None => {
                     add(&shared.counters[thread].no_socket, now.iter().map(|group| group.datagrams).sum())
                 }
@@ -291,9 +286,9 @@ mod tests {
     fn equal_datagrams_to_one_destination_become_one_group() {
         let mut outbox = Outbox::new(0);
         for index in 0..10 {
-            outbox.push(SocketId(0), at(1), index * 2000..index * 2000 + 1452);
+            outbox.push(0, SocketId(0), at(1), index * 2000..index * 2000 + 1452);
         }
-        outbox.push(SocketId(0), at(1), 50_000..50_100);
+        outbox.push(0, SocketId(0), at(1), 50_000..50_100);
         assert_eq!(shape(&outbox), [(1, 1452, 11, 11)]);
     }
 
@@ -302,7 +297,7 @@ mod tests {
         let mut outbox = Outbox::new(0);
         for tos in [0, 0, 0xb8, 0xb8, 0, 3, 3] {
             outbox.mark(tos);
-            outbox.push(SocketId(0), at(1), 0..100);
+            outbox.push(0, SocketId(0), at(1), 0..100);
         }
         let groups: Vec<_> =
             outbox.groups[..outbox.used].iter().map(|group| (group.tos, group.datagrams)).collect();
@@ -315,7 +310,7 @@ mod tests {
     fn lanes_are_never_in_one_group_and_each_keeps_its_order() {
         let mut outbox = Outbox::new(0);
         for number in 0..12_usize {
-            outbox.push_of_lane((number % 3) as u8, SocketId(0), at(1), number * 100..number * 100 + 90);
+            outbox.push((number % 3) as u8, SocketId(0), at(1), number * 100..number * 100 + 90);
         }
         assert_eq!(shape(&outbox), [(1, 90, 4, 4); 3]);
         for (lane, group) in outbox.groups[..3].iter().enumerate() {
@@ -328,7 +323,7 @@ mod tests {
     fn neighbours_in_the_buffer_become_one_piece() {
         let mut outbox = Outbox::new(0);
         for index in 0..10 {
-            outbox.push(SocketId(0), at(1), index * 1452..(index + 1) * 1452);
+            outbox.push(0, SocketId(0), at(1), index * 1452..(index + 1) * 1452);
         }
         assert_eq!(shape(&outbox), [(1, 1452, 10, 1)]);
     }
@@ -337,8 +332,13 @@ mod tests {
     fn destinations_are_grouped_through_each_other() {
         let mut outbox = Outbox::new(0);
         for index in 0..10 {
-            outbox.push(SocketId(0), at(index % 2), usize::from(index) * 100..usize::from(index) * 100 + 90);
-            outbox.push(SocketId(1), at(0), usize::from(index) * 100..usize::from(index) * 100 + 90);
+            outbox.push(
+                0,
+                SocketId(0),
+                at(index % 2),
+                usize::from(index) * 100..usize::from(index) * 100 + 90,
+            );
+            outbox.push(0, SocketId(1), at(0), usize::from(index) * 100..usize::from(index) * 100 + 90);
         }
         assert_eq!(shape(&outbox), [(0, 90, 5, 5), (0, 90, 10, 10), (1, 90, 5, 5)]);
     }
@@ -347,7 +347,7 @@ mod tests {
     fn a_longer_datagram_or_one_after_a_shorter_begins_a_group_and_the_order_stays() {
         let mut outbox = Outbox::new(0);
         for len in [100, 100, 60, 60, 100, 100, 50, 0, 50] {
-            outbox.push(SocketId(0), at(1), 7..7 + len);
+            outbox.push(0, SocketId(0), at(1), 7..7 + len);
         }
         let expected = [(1, 100, 3, 3), (1, 60, 1, 1), (1, 100, 3, 3), (1, 1, 1, 1), (1, 50, 1, 1)];
         assert_eq!(shape(&outbox), expected);
@@ -357,10 +357,10 @@ mod tests {
     fn a_group_never_exceeds_what_the_kernel_takes() {
         let mut outbox = Outbox::new(0);
         for _ in 0..100 {
-            outbox.push(SocketId(0), at(1), 0..1452);
+            outbox.push(0, SocketId(0), at(1), 0..1452);
         }
         for _ in 0..200 {
-            outbox.push(SocketId(0), at(2), 0..10);
+            outbox.push(0, SocketId(0), at(2), 0..10);
         }
         assert_eq!(
             shape(&outbox).iter().map(|group| group.2).collect::<Vec<_>>(),

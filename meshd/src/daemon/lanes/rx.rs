@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use arc_swap::{ArcSwap, Cache};
 use meshnet::dataplane::merge::RUN_MAX;
 use meshnet::dataplane::{Drop as Reason, Run, Rx, Segment, Snapshot, Verdict, Via, packet};
 use meshnet::io::clock;
-use meshnet::io::udp::{Batch, Message, Socket};
+use meshnet::io::udp::{Batch, Class, Group, Message, Shares, Socket};
 use meshnet::io::wake::{Interest, Ready};
 use meshnet::node::Inbound;
 use meshnet::path::SocketId;
@@ -20,6 +21,8 @@ use meshnet::time::Mono;
 use proto::lane;
 
 use super::counters::{Counters, add};
+use super::familiar::Familiar;
+use super::gate::{self, Gate};
 use super::inbox::Stray;
 use super::outbox::Outbox;
 use super::report::Report;
@@ -36,17 +39,25 @@ const REST: Duration = Duration::from_millis(20);
 const CONGESTED: u8 = 3;
 /// Datagrams taken from other threads before the sockets have their turn.
 const STRAYS: usize = 256;
+/// A flood is told of at most this often.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// Room for them: several of the longest.
 const GATHERED_BYTES: usize = 256 * 1024;
 
 /// One receiving thread.
 pub(super) struct Receiver {
     batch: Batch,
+    /// From the sockets for flows in bulk.
+    bulk: Batch,
     snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     sockets: Cache<Arc<ArcSwap<Sockets>>, Arc<Sockets>>,
     inbox: mpsc::Receiver<Stray>,
     /// What came from there, side by side; made when the first comes.
     gathered: Box<[u8]>,
+    /// The sockets that the kernel thins out for, while it does.
+    thinned: Option<Arc<Sockets>>,
+    /// When a flood was told of last.
+    told: Option<Mono>,
     work: Work,
 }
 
@@ -60,13 +71,21 @@ struct Work {
     rx: Rx,
     /// What the device gets next.
     run: Run,
-    /// The lane of the packets in it.
-    run_lane: u8,
+    /// The queue on whose lane the packets in it came.
+    run_queue: u8,
     /// When the datagrams at hand were received.
     now: Mono,
     /// Other threads that have something in their inbox, by number.
     to_wake: u32,
+    /// Datagrams that the kernel had no room for on their way out when that was looked at last.
+    no_room: u64,
+    /// The same for those that arrived, by socket.
+    overrun: [u64; SOCKETS_MAX],
     outbox: Outbox,
+    gate: Gate,
+    familiar: Familiar,
+    /// Of the message at hand.
+    dropped: u32,
     learner: Learner,
 }
 
@@ -81,20 +100,28 @@ impl Receiver {
         let run = Run::new(queues[0].first.offloads());
         Receiver {
             batch: Batch::new(),
+            bulk: Batch::new(),
             snapshot: Cache::new(shared.snapshot.clone()),
             sockets: Cache::new(shared.sockets.clone()),
             inbox,
             gathered: Box::default(),
+            thinned: None,
+            told: None,
             work: Work {
                 number,
                 rx: Rx::for_lanes(number, shared.receivers),
                 shared,
                 queues: queues.to_vec(),
                 run,
-                run_lane: 0,
+                run_queue: 0,
                 now: Mono(0),
                 to_wake: 0,
+                no_room: 0,
+                overrun: [0; SOCKETS_MAX],
                 outbox: Outbox::new(number),
+                gate: Gate::new(clock::mono().0 ^ number as u64),
+                familiar: Familiar::default(),
+                dropped: 0,
                 learner: Learner::default(),
             },
         }
@@ -108,31 +135,79 @@ impl Receiver {
             let stopping = self.work.shared.is_stopping();
             self.take_strays();
             for (number, group) in sockets.iter().enumerate() {
-                let (id, socket) = (SocketId(number as u8), group.of_lane(self.work.number));
-                if ready.source(number) || stopping {
-                    self.drain(id, socket);
+                let id = SocketId(number as u8);
+                let [first, bulk] = places(number);
+                if ready.source(first) || ready.source(bulk) || stopping {
+                    self.drain(id, group, ready.source(bulk) || stopping);
                 }
-                if ready.error(number) {
-                    let reporter = &self.work.shared.reporter;
-                    socket.read_faults(|fault| reporter.tell(Report::Fault { socket: id, fault }));
+                for (place, socket) in [first, bulk].into_iter().zip(self.work.sockets_of(group)) {
+                    if ready.error(place) {
+                        let reporter = &self.work.shared.reporter;
+                        socket.read_faults(|fault| reporter.tell(Report::Fault { socket: id, fault }));
+                    }
                 }
             }
             if stopping {
                 return;
             }
+            if self.work.finds_no_room(&sockets) {
+                self.work.rx.press(self.work.now);
+            }
+            self.mind_floods(&sockets);
         }
     }
 
-    fn wait(&self, sockets: &Sockets) -> Ready {
-        let (wake, number) = (&self.work.shared.wakes[self.work.number], self.work.number);
-        let Some(first) = sockets.first() else {
-            return wake.wait(&[], None).unwrap_or_default();
-        };
-        let mut sources = [(first.of_lane(number).as_fd(), Interest::Readable); SOCKETS_MAX];
-        for (source, group) in sources.iter_mut().zip(sockets) {
-            source.0 = group.of_lane(number).as_fd();
+    /// Tells the kernel how much of what strangers send it is to let through.
+    fn mind_floods(&mut self, sockets: &Arc<Sockets>) {
+        let (gate, now) = (&mut self.work.gate, clock::mono());
+        let turn = gate.turn(now);
+        let replaced = self.thinned.as_ref().is_some_and(|before| !Arc::ptr_eq(before, sockets));
+        if let Some((class, per_s)) = turn.as_ref().and_then(|turn| turn.began)
+            && self.told.is_none_or(|told| now.since(told) >= TELL_EVERY)
+        {
+            self.told = Some(now);
+            tracing::warn!(
+                per_s = per_s.round(),
+                "a flood of {}: a share of them is looked at",
+                class.name()
+            );
         }
-        wake.wait(&sources[..sockets.len()], None).unwrap_or_else(|error| {
+        let shares = match turn {
+            Some(turn) => turn.shares,
+            None if replaced || gate.thins(Class::Stray) && self.work.familiar.take_changed() => {
+                gate.shares()
+            }
+            None => return,
+        };
+        let familiar = self.work.familiar.all(now);
+        let shares = if familiar.is_some() { shares } else { shares.without(Class::Stray) };
+        // No genuine handshake is in bulk, but junk is what its sender makes it.
+        let number = self.work.number;
+        for socket in sockets
+            .iter()
+            .flat_map(|group| std::iter::once(group.of_thread(number)).chain(group.bulk_of_thread(number)))
+        {
+            if let Err(error) = socket.thin(shares, familiar.as_deref().unwrap_or_default()) {
+                tracing::debug!(%error, "the kernel does not thin out");
+                gate.do_without_kernel();
+            }
+        }
+        self.thinned = (shares != Shares::ALL).then(|| sockets.clone());
+    }
+
+    fn wait(&self, sockets: &Sockets) -> Ready {
+        let wake = &self.work.shared.wakes[self.work.number];
+        let timeout = self.work.gate.is_thinning().then_some(gate::WINDOW);
+        let Some(first) = sockets.first() else {
+            return wake.wait(&[], timeout).unwrap_or_default();
+        };
+        let mut sources = [(first.first().as_fd(), Interest::Errors); 2 * SOCKETS_MAX];
+        for (number, group) in sockets.iter().enumerate() {
+            for (place, socket) in places(number).into_iter().zip(self.work.sockets_of(group)) {
+                sources[place] = (socket.as_fd(), Interest::Readable);
+            }
+        }
+        wake.wait(&sources[..2 * sockets.len()], timeout).unwrap_or_else(|error| {
             tracing::error!(%error, "cannot wait for the sockets");
             add(&self.work.counters().receive_errors, 1);
             std::thread::sleep(REST);
@@ -140,27 +215,26 @@ impl Receiver {
         })
     }
 
-    /// Takes what has arrived at one socket, up to some batches.
-    fn drain(&mut self, id: SocketId, socket: &Socket) {
-        for _ in 0..ROUNDS {
-            match socket.receive(&mut self.batch) {
-                Ok(0) => return,
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "cannot receive");
-                    add(&self.work.counters().receive_errors, 1);
-                    std::thread::sleep(REST);
-                    return;
-                }
+    /// Takes what has arrived at one address, up to some batches. What is in bulk is fetched before the rest, and dealt with
+    /// after it: so others overtake it, and no flow overtakes what it sent before it was in bulk.
+    fn drain(&mut self, id: SocketId, group: &Group, has_bulk: bool) {
+        let first = group.of_thread(self.work.number);
+        let mut bulk = group.bulk_of_thread(self.work.number).filter(|_| has_bulk);
+        for round in 1..=ROUNDS {
+            bulk = bulk.filter(|bulk| self.work.fetch(bulk, &mut self.bulk));
+            let others = self.work.fetch(first, &mut self.batch);
+            if !others && bulk.is_none() {
+                return;
             }
-            let (snapshot, now) = (self.snapshot.load(), clock::mono());
-            self.work.now = now;
-            let (buffer, messages) = self.batch.messages();
-            for message in messages {
-                self.work.message(snapshot, now, id, &message, buffer);
+            for batch in
+                [others.then_some(&mut self.batch), bulk.map(|_| &mut self.bulk)].into_iter().flatten()
+            {
+                self.work.batch(self.snapshot.load(), id, batch);
             }
-            self.work.finish(buffer);
-            add(&self.work.counters().rx_batches, 1);
+            // A sender that is as quick as this thread keeps it busy without harm: only what was lost says that it is too much.
+            if round == ROUNDS && self.work.is_overrun(id, group) {
+                self.work.rx.press(self.work.now);
+            }
         }
     }
 
@@ -199,7 +273,40 @@ impl Receiver {
     }
 }
 
+/// Where the sockets of the group with this number are among those that are waited for.
+fn places(number: usize) -> [usize; 2] {
+    [2 * number, 2 * number + 1]
+}
+
 impl Work {
+    /// The sockets of a group that are this thread's.
+    fn sockets_of<'a>(&self, group: &'a Group) -> impl Iterator<Item = &'a Socket> + use<'a> {
+        std::iter::once(group.of_thread(self.number)).chain(group.bulk_of_thread(self.number))
+    }
+
+    /// Whether there is something to be dealt with.
+    fn fetch(&self, socket: &Socket, batch: &mut Batch) -> bool {
+        match socket.receive(batch) {
+            Ok(count) => count > 0,
+            Err(error) => {
+                tracing::warn!(%error, "cannot receive");
+                add(&self.counters().receive_errors, 1);
+                std::thread::sleep(REST);
+                false
+            }
+        }
+    }
+
+    fn batch(&mut self, snapshot: &Snapshot, id: SocketId, batch: &mut Batch) {
+        self.now = clock::mono();
+        let (buffer, messages) = batch.messages();
+        for message in messages {
+            self.message(snapshot, self.now, id, &message, buffer);
+        }
+        self.finish(buffer);
+        add(&self.counters().rx_batches, 1);
+    }
+
     fn message(
         &mut self,
         snapshot: &Snapshot,
@@ -211,6 +318,7 @@ impl Work {
         let origin = Origin { socket, from: message.from, local: message.local, tos: message.tos };
         let (mut datagrams, mut bytes) = (0, 0);
         let mut trust = None;
+        self.dropped = 0;
         for range in message.datagrams() {
             datagrams += 1;
             bytes += range.len();
@@ -218,6 +326,11 @@ impl Work {
         }
         add(&self.counters().rx_datagrams, datagrams);
         add(&self.counters().rx_bytes, bytes);
+        if trust == Some(Trust::Authentic) {
+            self.familiar.hear(now, message.from.ip());
+        } else if self.dropped > 0 && !self.familiar.knows(now, message.from.ip()) {
+            self.gate.count(Class::Stray, self.dropped);
+        }
         self.learn(now, &origin, trust);
     }
 
@@ -290,11 +403,18 @@ impl Work {
                 }
                 add(&self.counters().forwarded, 1);
                 let lane = lane::number_of(&buffer[datagram.clone()]);
-                self.outbox.push_of_lane(lane, socket, to, datagram);
+                self.outbox.push(lane, socket, to, datagram);
             }
             Verdict::Control { receiver, via, frames } => {
                 let frames = copy(buffer, frames);
                 self.shared.reporter.tell(Report::Inbound(Inbound::Control { receiver, via, frames }));
+            }
+            Verdict::HandUp { via: Via::Direct { socket, .. }, ref datagram }
+                if !socket.is_stream()
+                    && Class::of(&buffer[datagram.clone()], true)
+                        .is_some_and(|class| !self.gate.admit(class)) =>
+            {
+                add(&self.counters().thinned, 1);
             }
             Verdict::HandUp { via, datagram } => {
                 let bytes = copy(buffer, datagram);
@@ -302,7 +422,10 @@ impl Work {
             }
             Verdict::Keepalive => {}
             Verdict::Elsewhere(_) => unreachable!("handed over before"),
-            Verdict::Drop(reason) => self.counters().drop_rx(reason),
+            Verdict::Drop(reason) => {
+                self.dropped += 1;
+                self.counters().drop_rx(reason);
+            }
         }
     }
 
@@ -312,7 +435,7 @@ impl Work {
             self.deliver(buffer);
             self.run.push(buffer, packet, segment);
         }
-        self.run_lane = segment.lane.number();
+        self.run_queue = segment.lane.queue();
     }
 
     /// Writes the run to the device.
@@ -323,7 +446,7 @@ impl Work {
             *part = IoSlice::new(&buffer[piece.clone()]);
         }
         let counters = &self.shared.counters[self.number];
-        let queues = &self.queues[usize::from(self.run_lane) % self.queues.len()];
+        let queues = &self.queues[usize::from(self.run_queue) % self.queues.len()];
         let queue = match &queues.bulk {
             Some(bulk) if self.shared.bulk.are_answered_by(self.now, &parts[0]) => bulk,
             _ => &queues.first,
@@ -339,6 +462,22 @@ impl Work {
                 add(&counters.device_refused, pieces.len());
             }
         }
+    }
+
+    /// Whether datagrams were lost on the way out since this was asked last.
+    fn finds_no_room(&mut self, sockets: &Sockets) -> bool {
+        let own = sockets.iter().map(|group| group.of_thread(self.number).stats());
+        let lost: u64 = own.map(|stats| stats.no_buffers.load(Ordering::Relaxed)).sum();
+        let no_room = lost + self.counters().send_blocked.load(Ordering::Relaxed);
+        // Fewer, after sockets were replaced, say nothing.
+        std::mem::replace(&mut self.no_room, no_room) < no_room
+    }
+
+    /// Whether more arrived than the sockets' buffers hold since this was asked last.
+    fn is_overrun(&mut self, id: SocketId, group: &Group) -> bool {
+        let lost = self.sockets_of(group).map(Socket::kernel_drops).sum();
+        let Some(before) = self.overrun.get_mut(usize::from(id.0)) else { return false };
+        std::mem::replace(before, lost) < lost
     }
 
     fn flush(&mut self, buffer: &[u8]) {

@@ -137,7 +137,8 @@ impl Node {
         Node::prepare_lanes(number, bind, offloads, 1, 1)
     }
 
-    fn prepare_lanes(number: u32, bind: Bind, offloads: Offloads, queues: usize, sockets: usize) -> Node {
+    /// With one socket for everything if `threads` is 0.
+    fn prepare_lanes(number: u32, bind: Bind, offloads: Offloads, queues: usize, threads: usize) -> Node {
         let queue = |_| {
             let (end, kernel) = UnixDatagram::pair().unwrap();
             end.set_nonblocking(true).unwrap();
@@ -146,7 +147,9 @@ impl Node {
         };
         let mut more: Vec<_> = (0..queues).map(queue).collect();
         let (device, kernel) = more.remove(0);
-        let socket = Arc::new(Group::bind(&Options::new(bind), sockets).unwrap());
+        let options = Options::new(bind);
+        let group = if threads == 0 { Group::alone(&options) } else { Group::bind(&options, threads) };
+        let socket = Arc::new(group.unwrap());
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
         let (to_control, reports) = mpsc::channel(CHANNEL_LEN);
         Node {
@@ -278,8 +281,8 @@ impl World {
         };
         RelayTable {
             labels: vec![None, None, Some(MemberSlot(to.number))],
-            members: [(member(to.number), MemberSlot(to.number))].into(),
-            hops: vec![None, Some(hop), None],
+            members: vec![(member(to.number), MemberSlot(to.number))],
+            hops: vec![None, Some(Arc::new(hop)), None],
             limit: None,
         }
     }
@@ -301,6 +304,7 @@ impl World {
                 slot: MemberSlot(number),
                 member: member(number),
                 is_relay: true,
+                packets: true,
                 opener: Arc::new(Opener::new(Suite::ChaCha20Poly1305, &key(number, node.number), true)),
                 stats: Arc::default(),
             };
@@ -314,6 +318,7 @@ impl World {
                 sealer,
                 primary,
                 duplicate,
+                spread: None,
                 mtu: u16::MAX,
                 offload: self.offload,
                 silent: false,

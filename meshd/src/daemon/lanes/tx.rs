@@ -16,6 +16,7 @@ use meshnet::io::tun::{Device, DeviceError, READ_MAX_BYTES};
 use meshnet::io::wake::Interest;
 use meshnet::node::Inbound;
 use meshnet::time::Mono;
+use proto::lane::{self, Flows};
 
 use super::answers::Answers;
 use super::counters::{Counters, add};
@@ -136,6 +137,7 @@ impl Sender {
     fn batch(&mut self) -> Drained {
         let now = clock::mono();
         self.resend(now);
+        self.tell_lost(now);
         let mut batch = Batch::default();
         let bulk_first = std::mem::take(&mut self.bulk_waits);
         let drained = if bulk_first {
@@ -170,7 +172,9 @@ impl Sender {
     fn read_bulk(&mut self, now: Mono, batch: &mut Batch) -> Drained {
         let Some(queue) = self.queues.bulk.clone() else { return Drained::Empty };
         let before = batch.packets;
+        self.tx.turn_to(Flows::Bulk);
         let drained = self.read(&*queue, now, batch);
+        self.tx.turn_to(Flows::Sparse);
         add(&self.counters().tx_bulk_packets, batch.packets - before);
         drained
     }
@@ -207,16 +211,32 @@ impl Sender {
         outbox.mark(0);
         let thread = self.thread;
         let count = self.tx.resend(snapshot, now, &mut self.arena, |arena, outgoing| {
-            outbox.push(outgoing.socket, outgoing.to, outgoing.range);
+            outbox.push(
+                lane::number_of(&arena[outgoing.range.clone()]),
+                outgoing.socket,
+                outgoing.to,
+                outgoing.range,
+            );
             // The next one takes the same place.
             outbox.flush(arena, shared, thread, PATIENCE);
         });
         add(&shared.counters[thread].resent, count);
     }
 
+    /// Tells the senders of packets that were lost because a path got narrower, if the control plane says that one did.
+    fn tell_lost(&mut self, now: Mono) {
+        let snapshot = self.snapshot.load();
+        if !self.tx.has_narrowed(snapshot) {
+            return;
+        }
+        let (answers, counters) = (&mut self.answers, &self.shared.counters[self.thread].answers);
+        self.tx.narrowed(snapshot, now, |head, mtu| answers.tell_lost(counters, now, head, mtu));
+    }
+
     /// Deals with one packet, and says where the arena is free behind all that has to be sent.
     fn packet(&mut self, now: Mono, inner: Range<usize>, meta: &Meta) -> usize {
         let mut free = (inner.end + TAILROOM).next_multiple_of(ALIGNMENT);
+        let lane = self.tx.lane().number();
         let snapshot = self.snapshot.load();
         let tos = if snapshot.copy_tos { packet::tos(&self.arena[inner.clone()]) } else { 0 };
         self.outbox.mark(tos);
@@ -233,7 +253,7 @@ impl Sender {
                     if self.outbox.is_full() {
                         self.flush();
                     }
-                    self.outbox.push(outgoing.socket, outgoing.to, outgoing.range);
+                    self.outbox.push(lane, outgoing.socket, outgoing.to, outgoing.range);
                 }
             }
             TxVerdict::Cut(cut) => {
@@ -258,7 +278,7 @@ impl Sender {
     /// Seals the segments of the super-packet in `inner` behind it, from `free` on.
     fn cut(&mut self, mut cut: Cut, inner: Range<usize>, free: usize) -> usize {
         add(&self.counters().tx_super_packets, 1);
-        let mut next = free;
+        let (mut next, lane) = (free, self.tx.lane().number());
         while cut.left() > 0 {
             if self.outbox.room() < 2 || ARENA_BYTES - next < cut.stride() {
                 self.flush();
@@ -270,10 +290,10 @@ impl Sender {
                 break;
             };
             next = next.max(first.end());
-            self.outbox.push_burst(&first);
+            self.outbox.push_burst(lane, &first);
             if let Some(second) = second {
                 next = next.max(second.end());
-                self.outbox.push_burst(&second);
+                self.outbox.push_burst(lane, &second);
             }
         }
         next.next_multiple_of(ALIGNMENT)

@@ -20,7 +20,7 @@ use super::{Inlet, Io, link, tls, tune};
 use crate::config::streams::{Proxy, ProxyKind};
 
 /// The whole of it has to be done after this, proxy and TLS included.
-const DIAL_TIME: Duration = Duration::from_secs(8);
+pub(super) const DIAL_TIME: Duration = Duration::from_secs(8);
 /// Longest answer to CONNECT that is read.
 const ANSWER_MAX: usize = 8 * 1024;
 

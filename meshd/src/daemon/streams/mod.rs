@@ -27,6 +27,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use meshnet::path::SocketId;
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -56,7 +57,7 @@ pub(super) trait Inlet: Clone + Send + Sync + 'static {
 }
 
 /// A stream of bytes.
-pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
@@ -64,6 +65,32 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 pub(super) struct Streams {
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Makes connections outside the running daemon: for who joins by TCP.
+pub struct Dialer(dial::Way);
+
+impl Dialer {
+    /// As the configuration says: through its proxy, with its name for TLS. `None` where it wants no connections.
+    ///
+    /// # Errors
+    /// When the name is none.
+    pub(crate) fn new(config: &Config) -> Result<Option<Dialer>, PrepareError> {
+        let client =
+            if config.dial && HAS_TLS { Some(tls::Client::new(config.tls_name.as_deref())?) } else { None };
+        let way = dial::Way { proxy: config.proxy.clone(), client, mark: None };
+        Ok(config.dial.then_some(Dialer(way)))
+    }
+
+    /// Connects; at most for some seconds.
+    ///
+    /// # Errors
+    /// What the system, the proxy, or the other end says.
+    pub(crate) async fn connect(&self, tls: bool, to: SocketAddr) -> io::Result<Box<dyn Io>> {
+        let socket = if tls { SocketId::TLS } else { SocketId::TCP };
+        let made = tokio::time::timeout(dial::DIAL_TIME, self.0.connect(socket, to)).await;
+        made.unwrap_or_else(|late| Err(late.into()))
+    }
 }
 
 /// What is listened on and how connections are made, ready to go.
@@ -77,7 +104,7 @@ pub(super) struct Prepared {
 
 /// Why connections cannot be used as the configuration says.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PrepareError {
+pub(crate) enum PrepareError {
     /// An address cannot be listened on.
     #[error("cannot listen on {address} (TCP): {source}")]
     Listen {

@@ -11,7 +11,7 @@ pub(super) use with::*;
 
 /// Why TLS cannot be spoken as the configuration says.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::daemon) enum Error {
+pub(crate) enum Error {
     /// A file cannot be used.
     #[cfg(feature = "ring")]
     #[error("{path}: {message}")]

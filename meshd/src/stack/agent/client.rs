@@ -14,6 +14,11 @@ use super::{Answer, Greeting, MAX_LINE_BYTES, Proof, Request, VERSION, proof};
 
 /// How long an agent may take to be reached.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long what was sent may go unacknowledged by the other end's kernel before the connection counts as broken: longer than
+/// a change of path in the mesh takes.
+const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+/// How long an agent may think about a request before its kernel is asked whether it is still there.
+const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// Why an agent did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +62,10 @@ impl Client {
         let begin = async {
             let stream = TcpStream::connect(at).await.map_err(|_| Error::Unreachable(at))?;
             stream.set_nodelay(true).map_err(Error::Broken)?;
+            let socket = socket2::SockRef::from(&stream);
+            let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+            socket.set_tcp_keepalive(&keepalive).map_err(Error::Broken)?;
+            socket.set_tcp_user_timeout(Some(SILENCE_LIMIT)).map_err(Error::Broken)?;
             let (reader, writer) = stream.into_split();
             let mut client = Client { reader: BufReader::new(reader), writer };
             let greeting: Greeting = client.read().await?;
@@ -99,13 +108,6 @@ impl Client {
                 answer => return Ok(answer),
             }
         }
-    }
-
-    /// Waits until the agent goes away.
-    pub async fn gone(&mut self) {
-        let mut line = Vec::new();
-        // Nothing is expected: whatever ends the waiting is the end.
-        let _ = self.reader.read_until(b'\n', &mut line).await;
     }
 
     async fn write(&mut self, value: &impl serde::Serialize) -> Result<(), Error> {

@@ -7,6 +7,7 @@
 //! changes something is written to the audit log.
 
 pub mod client;
+mod lines;
 mod proof;
 mod secrets;
 pub mod server;
@@ -180,6 +181,11 @@ pub enum Request {
 }
 
 impl Request {
+    /// Whether it may be asked again where it is not known whether it was heard: questions, and what leaves the same behind.
+    pub fn may_repeat(&self) -> bool {
+        matches!(self, Request::PutSpec { .. }) || self.audited().is_none()
+    }
+
     /// What the audit log calls it; `None` for what changes nothing.
     pub fn audited(&self) -> Option<String> {
         match self {

@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proto::id::{IdentityKey, MemberId};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::tcp::OwnedWriteHalf;
+use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{debug, info, warn};
 
+use super::lines::{read_line, send};
 use super::secrets::Vault;
 use super::work::Worker;
 use super::{Answer, DEFAULT_PORT, Greeting, MAX_LINE_BYTES, Proof, Request, VERSION, proof};
@@ -75,7 +75,14 @@ impl Waiting {
 pub fn start(options: Options, confine: impl FnOnce() + Send + 'static) -> io::Result<Waiting> {
     std::fs::create_dir_all(&options.directory)?;
     let vault = Vault::open(options.directory.join("secrets"), options.files.clone(), &options.identity)?;
-    let worker = Arc::new(Worker::new(&options, vault));
+    let ipv4 = options.addresses.iter().find(|address| address.is_ipv4());
+    let worker = Arc::new(Worker {
+        engine: options.engine.to_string_lossy().into_owned(),
+        node: options.node.clone(),
+        address: ipv4.or(options.addresses.first()).copied().unwrap_or(IpAddr::from([0, 0, 0, 0])),
+        directory: options.directory.clone(),
+        vault,
+    });
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
     let thread = std::thread::Builder::new().name("agent".into());
@@ -240,30 +247,6 @@ async fn identify(shared: &Shared, address: IpAddr, challenge: &str, proof: &str
         ));
     }
     Ok(identity.name)
-}
-
-/// Reads a line without its end; false at the end of the connection.
-async fn read_line(
-    reader: &mut (impl AsyncBufReadExt + Unpin),
-    line: &mut Vec<u8>,
-    most: usize,
-) -> io::Result<bool> {
-    line.clear();
-    reader.take(most as u64).read_until(b'\n', line).await?;
-    if line.is_empty() {
-        return Ok(false);
-    }
-    if line.pop() != Some(b'\n') {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a line is too long, or cut off"));
-    }
-    Ok(true)
-}
-
-/// Sends a line.
-pub(super) async fn send(writer: &mut OwnedWriteHalf, value: &impl serde::Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_vec(value)?;
-    line.push(b'\n');
-    writer.write_all(&line).await
 }
 
 /// Who may change which stack.

@@ -9,15 +9,15 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use tokio::net::tcp::OwnedWriteHalf;
 use tracing::{info, warn};
 
+use super::lines::send;
 use super::secrets::{Vault, checked};
-use super::server::{Options, send};
 use super::{Answer, Request};
-use crate::stack::actual::Report;
-use crate::stack::definition::{Arch, Definition, Source};
-use crate::stack::driver::Kind;
+use crate::stack::actual::{Found, Report};
+use crate::stack::definition::{Arch, Definition, DriverKind, Source};
 use crate::stack::engine::probe::{self, Question};
 use crate::stack::engine::{self, Engine};
 use crate::stack::galera::Evidence;
@@ -38,25 +38,19 @@ const RUN_LIMIT: Duration = Duration::from_secs(60);
 
 /// The agent's hands.
 pub(super) struct Worker {
-    engine: String,
-    node: String,
-    address: IpAddr,
-    directory: PathBuf,
-    vault: Vault,
+    /// The engine's socket.
+    pub(super) engine: String,
+    /// The node's name.
+    pub(super) node: String,
+    /// Its overlay address, where replicas are asked how they are.
+    pub(super) address: IpAddr,
+    /// What must last.
+    pub(super) directory: PathBuf,
+    /// The secrets.
+    pub(super) vault: Vault,
 }
 
 impl Worker {
-    pub(super) fn new(options: &Options, vault: Vault) -> Worker {
-        let ipv4 = options.addresses.iter().find(|address| address.is_ipv4());
-        Worker {
-            engine: options.engine.to_string_lossy().into_owned(),
-            node: options.node.clone(),
-            address: ipv4.or(options.addresses.first()).copied().unwrap_or(IpAddr::from([0, 0, 0, 0])),
-            directory: options.directory.clone(),
-            vault,
-        }
-    }
-
     /// A connection for one request: an engine that was restarted in between is found again.
     fn engine(&self) -> Result<Engine, engine::Error> {
         Engine::connect(&self.engine)
@@ -216,9 +210,13 @@ impl Worker {
                 let bytes = serde_json::to_vec(&(made_ms, text))?;
                 atomic::replace(directory, &name, &bytes, 0o600).map_err(|(_, error)| error)?;
                 let known = architectures.into_iter();
-                let known = self.architectures().into_iter().chain(known).collect::<BTreeMap<_, _>>();
-                let bytes = serde_json::to_vec(&known)?;
-                atomic::replace(&self.directory, ARCHITECTURES, &bytes, 0o600).map_err(|(_, error)| error)?;
+                let before = self.architectures();
+                let known = before.clone().into_iter().chain(known).collect::<BTreeMap<_, _>>();
+                if known != before {
+                    let bytes = serde_json::to_vec(&known)?;
+                    let replaced = atomic::replace(&self.directory, ARCHITECTURES, &bytes, 0o600);
+                    replaced.map_err(|(_, error)| error)?;
+                }
                 Answer::Done
             }
             Request::GetSpecs => Answer::Specs { specs: self.specs(), architectures: self.architectures() },
@@ -244,23 +242,23 @@ impl Worker {
         galera: &BTreeMap<String, Source>,
     ) -> anyhow::Result<Report> {
         let engine = self.engine()?;
-        let mut containers = engine.containers(stack).await?;
-        let asked = questions.iter().filter(|question| {
-            containers.iter().any(|found| found.running && found.component == question.component)
+        let (containers, version) = tokio::join!(engine.containers(stack), engine.version());
+        let (mut containers, version) = (containers?, version?);
+        let asked = questions.iter().filter_map(|question| {
+            let is_it = |found: &&Found| found.running && found.component == question.component;
+            let container = containers.iter().find(is_it)?.name.clone();
+            Some(Question { container, ..question.clone() })
         });
-        let probes = futures_util::future::join_all(asked.map(async |question| {
-            (question.component.clone(), probe::ask(&engine, self.address, question).await)
-        }))
-        .await;
+        let probes = join_all(asked.map(async |question| {
+            let probe = probe::ask_at(&engine, self.address, &question).await;
+            (question.component, probe)
+        }));
+        let facts =
+            join_all(images.iter().map(async |image| Some((image.clone(), engine.image(image).await?))));
+        let (probes, facts) = tokio::join!(probes, facts);
         for (component, probe) in probes {
             if let Some(found) = containers.iter_mut().find(|found| found.component == component) {
                 found.probe = Some(probe);
-            }
-        }
-        let mut facts = BTreeMap::new();
-        for image in images {
-            if let Some(fact) = engine.image(image).await {
-                facts.insert(image.clone(), fact);
             }
         }
         let mut evidence = BTreeMap::new();
@@ -277,9 +275,9 @@ impl Worker {
         }
         Ok(Report {
             arch: Arch::parse(std::env::consts::ARCH),
-            engine: engine.version().await?,
+            engine: version,
             containers,
-            images: facts,
+            images: facts.into_iter().flatten().collect(),
             secrets: self.vault.facts(stack),
             evidence,
         })
@@ -295,7 +293,7 @@ impl Worker {
         }
         let engine = self.engine()?;
         for found in engine.all_ours().await? {
-            let is_down = !found.running && found.driver == Kind::Direct;
+            let is_down = !found.running && found.driver == DriverKind::Direct;
             let Some(definition) = found.definition.as_ref().filter(|_| is_down) else { continue };
             self.vault.lay_down(definition)?;
             match engine.start(&found.name).await {

@@ -1,6 +1,8 @@
 //! What a component is: data, not code. The ones that come with meshd are the files beside this one; a directory given
 //! on the command line adds others or replaces them by name.
 
+#[cfg(test)]
+mod flags;
 pub mod render;
 
 use std::collections::BTreeMap;

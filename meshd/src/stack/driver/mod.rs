@@ -8,40 +8,9 @@ pub mod marathon;
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use super::apply::{Observer, Progress};
 use super::definition::Definition;
 use super::plan::Step;
-
-/// Who makes the containers of a component.
-#[derive(
-    Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// The agents.
-    #[default]
-    Direct,
-    /// Marathon.
-    Marathon,
-}
-
-impl Kind {
-    /// Whether it is [`Kind::Direct`].
-    pub fn is_direct(&self) -> bool {
-        *self == Kind::Direct
-    }
-
-    /// Its word in a specification.
-    pub fn word(self) -> &'static str {
-        match self {
-            Kind::Direct => "direct",
-            Kind::Marathon => "marathon",
-        }
-    }
-}
+use super::progress::{Observer, Progress};
 
 /// A replica to be placed.
 #[derive(Debug, Clone, Copy)]

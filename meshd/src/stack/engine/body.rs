@@ -9,8 +9,8 @@ use bollard::models::{
 };
 
 use crate::stack::actual::Found;
+use crate::stack::definition::DriverKind;
 use crate::stack::definition::{Definition, LABEL, Source};
-use crate::stack::driver::Kind;
 
 /// What an engine is asked for.
 pub(super) fn create(
@@ -112,7 +112,11 @@ pub(super) fn found(name: &str, seen: &ContainerInspectResponse, image: Option<&
     let definition: Option<Definition> = serde_json::from_str(&label("definition")).ok();
     let mut found = Found {
         name: name.to_owned(),
-        driver: if label("driver") == Kind::Marathon.word() { Kind::Marathon } else { Kind::Direct },
+        driver: if label("driver") == DriverKind::Marathon.word() {
+            DriverKind::Marathon
+        } else {
+            DriverKind::Direct
+        },
         component: label("component"),
         hash: label("hash"),
         members,
@@ -139,7 +143,7 @@ fn drift(
     seen: &ContainerInspectResponse,
     image: &ImageInspect,
     image_id: &str,
-    driver: Kind,
+    driver: DriverKind,
 ) -> Vec<String> {
     let config = seen.config.clone().unwrap_or_default();
     let host = seen.host_config.clone().unwrap_or_default();
@@ -153,7 +157,7 @@ fn drift(
     differs("network", host.network_mode.unwrap_or_default(), "host".into());
     differs("privileged", host.privileged.unwrap_or(false).to_string(), definition.privileged.to_string());
     // Mesos has its own ways to limit a container, and starts it again itself.
-    if driver == Kind::Direct {
+    if driver == DriverKind::Direct {
         let memory = (definition.memory_mb as i64) << 20;
         differs("memory", host.memory.unwrap_or(0).to_string(), memory.to_string());
         let cpus = definition.cpus_milli as i64 * 1_000_000;
@@ -162,7 +166,7 @@ fn drift(
         let should = RestartPolicyNameEnum::UNLESS_STOPPED.to_string();
         differs("restart policy", restart.unwrap_or_default(), should);
     }
-    if !definition.command.is_empty() && (driver == Kind::Direct || definition.entrypoint.len() < 2) {
+    if !definition.command.is_empty() && (driver == DriverKind::Direct || definition.entrypoint.len() < 2) {
         let is = config.cmd.unwrap_or_default();
         // What a founder has beyond the definition is no drift.
         let should = definition.command.join(" ");
@@ -180,7 +184,7 @@ fn drift(
     let present = variables(config.env);
     // Mesos and Marathon tell a task about itself in variables of their own.
     for (name, value) in
-        present.iter().filter(|(name, _)| driver == Kind::Direct || expected.contains_key(*name))
+        present.iter().filter(|(name, _)| driver == DriverKind::Direct || expected.contains_key(*name))
     {
         if expected.get(name) != Some(value) {
             let should = expected.get(name).cloned().unwrap_or_else(|| "absent".into());

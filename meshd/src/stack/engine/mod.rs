@@ -6,31 +6,29 @@
 
 mod body;
 pub mod probe;
+mod processes;
+mod pull;
+mod run;
 
 pub(crate) use body::file_name;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
-use std::time::Duration;
 
 use bollard::Docker;
-use bollard::container::LogOutput;
 use bollard::errors::Error as DockerError;
-use bollard::exec::{CreateExecOptions, StartExecResults};
 use bollard::models::{ContainerInspectResponse, VolumeCreateRequest};
 use bollard::query_parameters as options;
-use futures_util::StreamExt;
+use futures_util::future::join_all;
 
 use super::actual::{Found, ImageFact};
+use super::definition::DriverKind;
 use super::definition::{Arch, Definition, LABEL, Source};
-use super::driver::Kind;
 
 /// How long the engine may take for one answer, in seconds: above every grace that it waits for itself.
 const TIMEOUT_S: u64 = 900;
 /// What the name of a container ends with that runs one program beside a replica's data.
 const ONCE: &str = "-once";
-/// Most output of a program that is kept, in bytes.
-const MAX_OUTPUT_BYTES: usize = 1 << 20;
 
 /// Why the engine did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -114,28 +112,34 @@ impl Engine {
         // The newest first: of what Mesos runs, the older ones are on their way out.
         let mut list = self.list(HashMap::new()).await?;
         list.sort_by_key(|summary| std::cmp::Reverse(summary.created));
+        let mut ours = Vec::new();
         for summary in list {
             let Some(name) = name_of(&summary).filter(|name| !name.ends_with(ONCE)) else { continue };
-            let ours =
-                summary.labels.as_ref().and_then(|labels| labels.get(LABEL)).is_some_and(|of| of == stack);
-            if !ours {
-                if name.starts_with(&prefix) {
-                    found.push(Found { name, ..Found::default() });
-                }
-                continue;
+            let of = summary.labels.as_ref().and_then(|labels| labels.get(LABEL));
+            if of.is_some_and(|of| of == stack) {
+                ours.push(name);
+            } else if name.starts_with(&prefix) {
+                found.push(Found { name, ..Found::default() });
             }
-            // It may have gone since.
-            let Ok(seen) = self.inspect(&name).await else { continue };
-            let image = match &seen.image {
-                Some(image) => self.docker.inspect_image(image).await.ok(),
-                None => None,
-            };
-            let one = body::found(&name, &seen, image.as_ref());
+        }
+        let seen = join_all(ours.iter().map(|name| self.inspect(name))).await;
+        // Some may have gone since.
+        let seen: Vec<_> =
+            ours.iter().zip(seen).filter_map(|(name, seen)| Some((name, seen.ok()?))).collect();
+        let images: BTreeSet<&String> = seen.iter().filter_map(|(_, seen)| seen.image.as_ref()).collect();
+        let images = images.into_iter().map(async |image| {
+            let found = self.docker.inspect_image(image).await.ok()?;
+            Some((image.clone(), found))
+        });
+        let images: BTreeMap<_, _> = join_all(images).await.into_iter().flatten().collect();
+        for (name, seen) in &seen {
+            let image = seen.image.as_ref().and_then(|image| images.get(image));
+            let one = body::found(name, seen, image);
             // Mesos leaves ended ones there for hours.
-            let is_old = one.driver == Kind::Marathon
+            let is_old = one.driver == DriverKind::Marathon
                 && (!one.running
                     || found.iter().any(|other: &Found| {
-                        other.driver == Kind::Marathon && other.component == one.component
+                        other.driver == DriverKind::Marathon && other.component == one.component
                     }));
             if !is_old {
                 found.push(one);
@@ -193,70 +197,6 @@ impl Engine {
     pub async fn image(&self, reference: &str) -> Option<ImageFact> {
         let image = self.docker.inspect_image(reference).await.ok()?;
         Some(ImageFact { id: image.id?, arch: image.architecture.unwrap_or_default() })
-    }
-
-    /// Pulls an image unless it is there, as the user with the password of `login`, telling `progress` the bytes that came and those expected so far.
-    ///
-    /// # Errors
-    /// [`Error::WrongArch`], or what the registry said.
-    pub async fn pull(
-        &self,
-        reference: &str,
-        arch: Arch,
-        login: Option<(String, String)>,
-        mut progress: impl FnMut(u64, u64),
-    ) -> Result<ImageFact, Error> {
-        if let Some(image) =
-            self.image(reference).await.filter(|image| Arch::parse(&image.arch) == Some(arch))
-        {
-            return Ok(image);
-        }
-        let options = options::CreateImageOptions {
-            from_image: Some(reference.to_owned()),
-            platform: format!("linux/{arch}{}", if arch == Arch::Arm { "/v7" } else { "" }),
-            ..Default::default()
-        };
-        let login = login.map(|(username, password)| bollard::auth::DockerCredentials {
-            username: Some(username),
-            password: Some(password),
-            serveraddress: Some(crate::stack::spec::registry_of(reference).to_owned()),
-            ..Default::default()
-        });
-        let mut layers: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-        let mut failure = None;
-        let mut events = Box::pin(self.docker.create_image(Some(options), None, login));
-        while let Some(event) = events.next().await {
-            match event {
-                Err(error @ DockerError::HyperLegacyError { .. }) => {
-                    return Err(refused("pull an image")(error));
-                }
-                Ok(event) => {
-                    let detail = event.progress_detail.as_ref();
-                    if let (Some(id), Some(detail)) = (event.id, detail)
-                        && event.status.as_deref() == Some("Downloading")
-                    {
-                        let number = |value: Option<i64>| u64::try_from(value.unwrap_or(0)).unwrap_or(0);
-                        layers.insert(id, (number(detail.current), number(detail.total)));
-                        let (current, total) =
-                            layers.values().fold((0, 0), |(a, b), (current, total)| (a + current, b + total));
-                        progress(current, total);
-                    }
-                }
-                Err(error) => failure = Some(error),
-            }
-        }
-        // A pull may end in an error and be whole, or end well and have brought another platform's image: look.
-        match self.image(reference).await {
-            Some(image) if Arch::parse(&image.arch) == Some(arch) => Ok(image),
-            Some(image) => {
-                Err(Error::WrongArch { image: reference.to_owned(), got: image.arch, wanted: arch })
-            }
-            None => {
-                let message =
-                    failure.map_or("nothing came".to_owned(), |error| pull_hint(reference, &said(&error)));
-                Err(Error::Refused { action: "pull an image", message })
-            }
-        }
     }
 
     /// Makes a container and starts it. What is there already, made from the same, is only started. `files` is where the
@@ -403,116 +343,6 @@ impl Engine {
             }
         }
     }
-
-    /// Runs a program in a container: how it ended, and what it printed.
-    ///
-    /// # Errors
-    /// What the engine says, or if it takes longer than `limit`.
-    pub async fn run_in(
-        &self,
-        name: &str,
-        command: &[String],
-        limit: Duration,
-    ) -> Result<(i64, String), Error> {
-        let run = async {
-            let options = CreateExecOptions {
-                attach_stdout: Some(true),
-                attach_stderr: Some(true),
-                cmd: Some(command.to_vec()),
-                ..Default::default()
-            };
-            let exec = self.docker.create_exec(name, options).await?;
-            let mut text = Vec::new();
-            if let StartExecResults::Attached { mut output, .. } =
-                self.docker.start_exec(&exec.id, None).await?
-            {
-                while let Some(chunk) = output.next().await {
-                    let chunk = chunk?.into_bytes();
-                    text.extend_from_slice(&chunk[..chunk.len().min(MAX_OUTPUT_BYTES - text.len())]);
-                }
-            }
-            let code = self.docker.inspect_exec(&exec.id).await?.exit_code.unwrap_or(-1);
-            Ok((code, String::from_utf8_lossy(&text).into_owned()))
-        };
-        match tokio::time::timeout(limit, run).await {
-            Ok(done) => done.map_err(refused("run a program in a container")),
-            Err(_) => {
-                let message = format!("no end after {} s", limit.as_secs());
-                Err(Error::Refused { action: "run a program in a container", message })
-            }
-        }
-    }
-
-    /// The last lines that a container printed, and with `follow` those to come.
-    pub fn logs(
-        &self,
-        name: &str,
-        tail: u32,
-        follow: bool,
-    ) -> impl futures_util::Stream<Item = Result<String, Error>> + use<> {
-        let options = options::LogsOptions {
-            stdout: true,
-            stderr: true,
-            follow,
-            timestamps: true,
-            tail: tail.to_string(),
-            ..Default::default()
-        };
-        let docker = self.docker.clone();
-        let name = name.to_owned();
-        async_lines(docker, name, options)
-    }
-
-    /// Runs a container of `definition` with more arguments beside its data until it ends, and returns what it printed. The
-    /// container itself must not run.
-    ///
-    /// # Errors
-    /// What the engine says, or if it does not end within `limit`.
-    pub async fn run_once(
-        &self,
-        definition: &Definition,
-        arguments: &[String],
-        files: &Path,
-        limit: Duration,
-    ) -> Result<String, Error> {
-        let name = format!("{}{ONCE}", definition.container_name());
-        let image = self.image(&definition.image).await.map(|image| image.id).unwrap_or_default();
-        let mut body = body::create(definition, arguments, &BTreeMap::new(), "", &image, files);
-        if let Some(host) = &mut body.host_config {
-            host.restart_policy = None;
-        }
-        let force = || Some(options::RemoveContainerOptions { v: false, force: true, link: false });
-        // What an interrupted run left behind.
-        let _ = self.docker.remove_container(&name, force()).await;
-        let wanted = options::CreateContainerOptions { name: Some(name.clone()), ..Default::default() };
-        self.docker.create_container(Some(wanted), body).await.map_err(refused("make a container"))?;
-        let ran = async {
-            self.start(&name).await?;
-            let mut end = Box::pin(self.docker.wait_container(&name, None));
-            // A non-zero end is an error value; it has printed what there is all the same.
-            while let Some(Ok(_)) = end.next().await {}
-            let mut text = String::new();
-            let mut lines = Box::pin(self.logs(&name, 1_000, false));
-            while let Some(part) = lines.next().await {
-                text.push_str(&part?);
-            }
-            Ok(text)
-        };
-        let result = tokio::time::timeout(limit, ran).await;
-        let _ = self.docker.remove_container(&name, force()).await;
-        result.unwrap_or_else(|_| {
-            let message = format!("no end after {} s", limit.as_secs());
-            Err(Error::Refused { action: "run a container", message })
-        })
-    }
-
-    /// Processes of a container, by the machine's numbers.
-    pub async fn processes(&self, name: &str) -> Vec<u32> {
-        let options = options::TopOptions { ps_args: "-eo pid".into() };
-        let Ok(top) = self.docker.top_processes(name, Some(options)).await else { return Vec::new() };
-        let lines = top.processes.unwrap_or_default();
-        lines.iter().filter_map(|line| line.first()?.trim().parse().ok()).collect()
-    }
 }
 
 /// A directory of the machine that a container is to have: an engine does not make it.
@@ -525,19 +355,6 @@ fn make_directory(path: &str) -> Result<(), Error> {
 
 fn name_of(summary: &bollard::models::ContainerSummary) -> Option<String> {
     summary.names.iter().flatten().next().map(|name| name.trim_start_matches('/').to_owned())
-}
-
-fn async_lines(
-    docker: Docker,
-    name: String,
-    options: options::LogsOptions,
-) -> impl futures_util::Stream<Item = Result<String, Error>> {
-    // The stream borrows neither: it owns the request from the first call on.
-    docker.logs(&name, Some(options)).map(|chunk| match chunk {
-        Ok(LogOutput::StdIn { .. }) => Ok(String::new()),
-        Ok(chunk) => Ok(String::from_utf8_lossy(&chunk.into_bytes()).into_owned()),
-        Err(error) => Err(refused("read the log")(error)),
-    })
 }
 
 fn refused(action: &'static str) -> impl Fn(DockerError) -> Error {
@@ -553,61 +370,5 @@ fn said(error: &DockerError) -> String {
         DockerError::DockerResponseServerError { message, .. } => message.trim().to_owned(),
         DockerError::DockerStreamError { error } => error.trim().to_owned(),
         other => other.to_string(),
-    }
-}
-
-/// An engine answers 500 to bad credentials and to a registry that is down alike: tell them apart by their words.
-fn pull_hint(reference: &str, message: &str) -> String {
-    let lower = message.to_lowercase();
-    let hint = if ["unauthorized", "no basic auth", "denied", "authentication required"]
-        .iter()
-        .any(|word| lower.contains(word))
-    {
-        "the registry wants credentials, or other ones: see [registries] in docs/stack.md"
-    } else if [
-        "connection refused",
-        "no such host",
-        "timeout",
-        "i/o timeout",
-        "network is unreachable",
-        "eof",
-    ]
-    .iter()
-    .any(|word| lower.contains(word))
-    {
-        "the registry cannot be reached from that node"
-    } else if ["manifest unknown", "not found", "no matching manifest", "does not exist"]
-        .iter()
-        .any(|word| lower.contains(word))
-    {
-        "there is no such image or tag, or none for this architecture"
-    } else if lower.contains("no space left") {
-        "the node's disk is full"
-    } else {
-        return format!("{reference}: {message}");
-    };
-    format!("{reference}: {hint} ({message})")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_registry_said_is_told_apart() {
-        for (said, expected) in [
-            ("unauthorized: authentication required", "wants credentials"),
-            ("no basic auth credentials", "wants credentials"),
-            (
-                "Get \"http://r:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused",
-                "cannot be reached",
-            ),
-            ("manifest for a:1 not found: manifest unknown", "no such image"),
-            ("write /x: no space left on device", "disk is full"),
-            ("strange", "r/a:1: strange"),
-        ] {
-            let hint = pull_hint("r/a:1", said);
-            assert!(hint.contains(expected), "{hint}");
-        }
     }
 }

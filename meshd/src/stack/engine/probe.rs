@@ -43,7 +43,7 @@ pub struct Question {
     pub ready: Check,
 }
 
-/// Asks the replica at `address`.
+/// Asks the replica at `address`, wherever it runs.
 pub async fn ask(engine: &Engine, address: IpAddr, question: &Question) -> Probe {
     let mut question = question.clone();
     // Mesos gives its containers names of its own.
@@ -55,7 +55,11 @@ pub async fn ask(engine: &Engine, address: IpAddr, question: &Question) -> Probe
     {
         question.container = name;
     }
-    let question = &question;
+    ask_at(engine, address, &question).await
+}
+
+/// Asks the replica at `address`, whose container has the name that the question says.
+pub async fn ask_at(engine: &Engine, address: IpAddr, question: &Question) -> Probe {
     let health = check(engine, address, question, &question.health).await;
     let mut probe = match &health {
         Err(Unready { why, .. }) => Probe { detail: why.clone(), ..Probe::default() },
@@ -156,7 +160,7 @@ async fn zookeeper(at: SocketAddr) -> Result<Probe, String> {
         let metrics = four_letters(at, "mntr").await.unwrap_or_default();
         let synced = metrics.lines().find_map(|line| line.strip_prefix("zk_synced_followers"));
         if let Some(synced) = synced.and_then(|value| value.trim().parse::<f64>().ok()) {
-            detail = format!("{synced:.0} followers in step");
+            detail = format!("{synced:.0} follower{} in step", if synced == 1.0 { "" } else { "s" });
         }
     }
     Ok(Probe { role: Some(role.into()), version, detail, ..Probe::default() })

@@ -100,11 +100,19 @@ fn two_of_three_killed_the_last_one_is_promoted_once_it_is_known_to_be_no_older(
 #[test]
 fn one_that_was_cut_off_joins_the_others_that_went_on_without_it() {
     let cut_off = || running(Some(40));
-    // Killed together: the two remember a component of two, and find it again.
-    let State::Stopped(mut pair) = stopped(None, false, Some(V)) else { panic!() };
-    pair.view_members = 2;
-    let pair = || State::Stopped(pair.clone());
-    assert!(matches!(decided([cut_off(), pair(), pair()]), Decision::StartAll { .. }));
+    // Killed together: the two remember a component of two. Beside one that runs they would find it again, and be taken
+    // back to that one's state.
+    let pair = |seqno| {
+        let State::Stopped(mut evidence) = stopped(seqno, false, Some(V)) else { panic!() };
+        evidence.view_members = 2;
+        State::Stopped(evidence)
+    };
+    assert_eq!(
+        decided([cut_off(), pair(None), pair(None)]),
+        Decision::Recover { nodes: vec!["b".into(), "c".into()] }
+    );
+    let known = [cut_off(), pair(Some(52)), pair(Some(50))];
+    assert!(matches!(decided(known), Decision::Found { node, .. } if node == "b"));
     // Stopped one after the other: the newest founds, and none of it is lost.
     let ordered = || [cut_off(), stopped(Some(41), false, None), stopped(Some(44), true, None)];
     assert!(matches!(decided(ordered()), Decision::Found { node, .. } if node == "c"));
@@ -243,6 +251,15 @@ proptest! {
             }
             _ => {}
         }
+    }
+
+    #[test]
+    fn nothing_is_started_beside_one_that_runs_without_its_cluster(
+        states in proptest::collection::btree_map("[a-e]", any_state(), 1..6)
+    ) {
+        let runs = states.values().any(|state| matches!(state, State::NonPrimary { .. }));
+        let starts = matches!(decide(&states, false), Decision::StartAll { .. });
+        prop_assert!(!(runs && starts));
     }
 
     #[test]

@@ -15,9 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::actual::{Actual, Found};
 use super::components::{First, Grow, Kind, RollOrder};
-use super::definition::{Change, Definition};
+use super::definition::{Change, Definition, DriverKind as Driver};
 use super::desired::{self, Ids, Replica};
-use super::driver::Kind as Driver;
 use super::spec::{Placed, Stack};
 use order::Builder;
 

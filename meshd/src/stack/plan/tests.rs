@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nix::time::{ClockId, clock_gettime};
 use proptest::prelude::*;
 
 use super::*;
@@ -405,7 +406,13 @@ fn a_plan_of_a_hundred_nodes_and_a_thousand_containers_is_quick_to_make() {
     let report = Fleet::new().actual.nodes.remove("a").unwrap();
     let nodes = members.iter().map(|member| (member.name.clone(), report.clone())).collect();
     let actual = Actual { nodes, ..Actual::default() };
+    // What the thread itself took: on a busy machine others' turns take longer.
+    let used = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(std::time::Duration::from).unwrap();
+    let started = used();
     let plan = plan(&stack, &actual, &BTreeMap::new(), Wishes::default()).unwrap();
+    let took = used() - started;
+    // Some 0.3 s in a build for tests on a quiet machine; what grows with the square of anything takes minutes.
+    assert!(took < std::time::Duration::from_secs(5), "{took:?}");
     let made = plan.steps.iter().filter(|step| matches!(step.action, Action::Create { .. })).count();
     assert_eq!(made, 1000);
 }

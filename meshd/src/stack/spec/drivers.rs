@@ -4,7 +4,7 @@ use super::Placed;
 use super::raw::Raw;
 use super::resolve::Resolver;
 use crate::stack::components::{Layer, Value};
-use crate::stack::driver::Kind;
+use crate::stack::definition::DriverKind;
 
 /// What starts services by Marathon's order.
 const AGENT: &str = "mesos-agent";
@@ -15,7 +15,7 @@ const MARATHON: &str = "marathon";
 pub(super) fn settle(resolver: &mut Resolver<'_, '_>, raw: &Raw, placed: &mut [Placed]) {
     let find = |placed: &[Placed], name: &str| placed.iter().find(|one| one.component.name == name).cloned();
     let (marathon, agent) = (find(placed, MARATHON), find(placed, AGENT));
-    if raw.driver == Some(Kind::Marathon) && (marathon.is_none() || agent.is_none()) {
+    if raw.driver == Some(DriverKind::Marathon) && (marathon.is_none() || agent.is_none()) {
         let missing = if marathon.is_none() { MARATHON } else { AGENT };
         let message = format!("services cannot go through Marathon: the stack has no {missing}");
         let instead = format!("add components.{missing}, or write driver = \"direct\"");
@@ -27,7 +27,7 @@ pub(super) fn settle(resolver: &mut Resolver<'_, '_>, raw: &Raw, placed: &mut [P
         let at = ["components", name.as_str(), "driver"];
         let asked = raw.components.get(&name).and_then(|given| given.driver);
         if one.component.layer == Layer::Base {
-            if asked == Some(Kind::Marathon) {
+            if asked == Some(DriverKind::Marathon) {
                 let message =
                     format!("{name} cannot go through Marathon: Marathon stands on it, or every node has it");
                 resolver.wrong(&at, message, Some("leave `driver` out".into()));
@@ -35,14 +35,14 @@ pub(super) fn settle(resolver: &mut Resolver<'_, '_>, raw: &Raw, placed: &mut [P
             continue;
         }
         let (Some(_), Some(agent)) = (&marathon, &agent) else {
-            if asked == Some(Kind::Marathon) {
+            if asked == Some(DriverKind::Marathon) {
                 let message = format!("{name} cannot go through Marathon: the stack has none");
                 resolver.wrong(&at, message, Some("leave `driver` out".into()));
             }
             continue;
         };
-        let kind = asked.or(raw.driver).unwrap_or(Kind::Marathon);
-        if kind == Kind::Direct {
+        let kind = asked.or(raw.driver).unwrap_or(DriverKind::Marathon);
+        if kind == DriverKind::Direct {
             continue;
         }
         let without: Vec<&str> =
@@ -61,7 +61,7 @@ pub(super) fn settle(resolver: &mut Resolver<'_, '_>, raw: &Raw, placed: &mut [P
             continue;
         }
         offered(resolver, one, agent);
-        one.driver = Kind::Marathon;
+        one.driver = DriverKind::Marathon;
         for before in [MARATHON, AGENT] {
             if !one.component.after.iter().any(|name| name == before) {
                 one.component.after.push(before.to_owned());

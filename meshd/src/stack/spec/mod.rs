@@ -19,7 +19,7 @@ pub use resolve::resolve;
 
 use super::components::{Check, Component, Value};
 use super::definition::Arch;
-use super::driver::Kind as Driver;
+use super::definition::DriverKind as Driver;
 use crate::config::Problem;
 
 /// The datacentre of a node that is in none.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::stack::components::Value;
 use crate::stack::definition::Arch;
-use crate::stack::driver::Kind as Driver;
+use crate::stack::definition::DriverKind as Driver;
 
 /// A stack: which components run where.
 #[derive(Deserialize, Serialize, JsonSchema, Debug, Default)]

@@ -1,6 +1,6 @@
 //! From the raw specification to the resolved one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::checks;
@@ -182,7 +182,8 @@ impl Resolver<'_, '_> {
         if !(0.0..=4096.0).contains(&cpus) {
             self.wrong(&["components", name, "cpus"], format!("`cpus` is {cpus}"), example("cpus"));
         }
-        for image in images.values() {
+        // One for all architectures is told once.
+        for image in images.values().collect::<BTreeSet<_>>() {
             checks::image(self, name, image, &component);
         }
         // Where a name was wrong, the number says nothing.
@@ -191,7 +192,7 @@ impl Resolver<'_, '_> {
         }
         Some(Placed {
             component,
-            driver: crate::stack::driver::Kind::Direct,
+            driver: crate::stack::definition::DriverKind::Direct,
             registries: registries(raw),
             nodes,
             images,

@@ -37,6 +37,7 @@ pub(super) fn peer_with(sender: &mut Snapshot, offload: bool, duplicate: Option<
         sealer: peer.sealer.clone(),
         primary: peer.primary.clone(),
         duplicate,
+        spread: None,
         mtu: peer.mtu,
         offload,
         silent: false,

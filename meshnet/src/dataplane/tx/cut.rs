@@ -85,6 +85,8 @@ impl Burst {
 /// segments belong together.
 pub struct Cut {
     peer: Arc<PeerTx>,
+    /// Which of the ways that share the peer's flows.
+    way: Option<usize>,
     lane: Lane,
     split: Split,
     counter: Counter,
@@ -93,9 +95,10 @@ pub struct Cut {
 
 impl fmt::Debug for Cut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Cut { peer, lane, split, counter, next } = self;
+        let Cut { peer, way, lane, split, counter, next } = self;
         f.debug_struct("Cut")
             .field("member", &peer.member)
+            .field("way", way)
             .field("lane", lane)
             .field("split", split)
             .field("counter", counter)
@@ -106,10 +109,10 @@ impl fmt::Debug for Cut {
 
 impl Cut {
     /// `None` when the session is used up.
-    pub(super) fn new(peer: Arc<PeerTx>, lane: Lane, split: Split) -> Option<Cut> {
+    pub(super) fn new(peer: Arc<PeerTx>, way: Option<usize>, lane: Lane, split: Split) -> Option<Cut> {
         let sealer = peer.sealer.lane(lane);
         let (lane, counter) = (sealer.lane(), sealer.reserve(split.count() as u32)?);
-        Some(Cut { peer, lane, split, counter, next: 0 })
+        Some(Cut { peer, way, lane, split, counter, next: 0 })
     }
 
     /// Segments that are not sealed yet.
@@ -134,21 +137,22 @@ impl Cut {
         let (prefix_len, stride) = (self.prefix_len(), self.stride());
         let peer = self.peer.clone();
         // Two relay headers do not fit before one body: then the second path gets copies, behind the first ones.
-        let both_relayed = is_relayed(&peer.primary) && peer.duplicate.as_ref().is_some_and(is_relayed);
+        let carrier = peer.carrier(self.way);
+        let both_relayed = is_relayed(carrier) && peer.duplicate.as_ref().is_some_and(is_relayed);
         let room_len = if both_relayed { room.len() / 2 } else { room.len() };
         let most = BURST_MAX.min(BURST_MAX_BYTES / stride).min(room_len / stride);
         let count = most.min(self.split.count() - self.next);
         if count == 0 {
             return None;
         }
-        let first = Track::new(&peer.primary, self.lane, count)?;
+        let first = Track::new(carrier, self.lane, count)?;
         let second = peer.duplicate.as_ref().and_then(|carrier| Track::new(carrier, self.lane, count));
         let beside = second.as_ref().filter(|_| !both_relayed);
         let sealer = peer.sealer.lane(self.lane);
         let (front, back) = buf.split_at_mut(room.start);
         let packet = &front[packet];
         let fill = if self.peer.offload { Fill::Leave } else { Fill::Complete };
-        let (mut at, mut inner_bytes, mut last_len) = (0, 0, 0);
+        let (mut at, mut last_inner_len, mut last_len) = (0, 0, 0);
         for index in 0..count {
             let number = self.next + index;
             let inner_len = self.split.len_of(number);
@@ -159,10 +163,11 @@ impl Cut {
             if let Some(second) = beside {
                 second.stamp(slot, prefix_len, index);
             }
-            (at, inner_bytes, last_len) = (at + len, inner_bytes + inner_len, len);
+            (at, last_inner_len, last_len) = (at + len, inner_len, len);
         }
         self.next += count;
-        self.peer.stats.sent(self.lane.number().into(), count, inner_bytes);
+        let number = self.lane.number().into();
+        self.peer.sent(self.way, number, count, self.split.segment_len(), last_inner_len);
         self.peer.stats.note_len(self.split.segment_len());
         let shape = Shape { start: room.start, prefix_len, stride, count, last_len };
         let mut second_shape = Shape { start: room.start, ..shape };
@@ -204,7 +209,7 @@ impl Cut {
     }
 
     fn prefix_len(&self) -> usize {
-        prefix_len(&self.peer.primary).max(self.peer.duplicate.as_ref().map_or(0, prefix_len))
+        prefix_len(self.peer.carrier(self.way)).max(self.peer.duplicate.as_ref().map_or(0, prefix_len))
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod address;
 mod route;
+mod rule;
 mod watch;
 
 use std::io;
@@ -24,6 +25,7 @@ use tokio::task::JoinHandle;
 
 pub use address::{AddressReport, Exclude, LocalAddress};
 pub use route::{DEFAULT_METRIC, MAIN_TABLE, PROTOCOL, RouteOptions, RouteReport};
+pub use rule::{DEFAULT_PRIORITY, Match, OurRules, PRIORITIES, Rule, RuleReport, rules};
 pub use watch::{Changes, Watch};
 
 /// A connection to the kernel for requests. One is enough for a process.

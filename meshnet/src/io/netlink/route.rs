@@ -31,12 +31,19 @@ pub struct RouteOptions {
     pub table: u32,
     /// Metric; lower wins among routes to the same prefix.
     pub metric: u32,
+    /// Table of default routes, if it is another.
+    pub default_table: Option<u32>,
 }
 
 impl RouteOptions {
     /// Main table, usual metric.
     pub fn new(index: u32) -> RouteOptions {
-        RouteOptions { index, table: MAIN_TABLE, metric: DEFAULT_METRIC }
+        RouteOptions { index, table: MAIN_TABLE, metric: DEFAULT_METRIC, default_table: None }
+    }
+
+    fn table_of(&self, prefix: &IpNet) -> u32 {
+        let default = self.default_table.filter(|_| prefix.prefix_len() == 0);
+        default.unwrap_or(self.table)
     }
 }
 
@@ -69,7 +76,7 @@ impl Netlink {
         let mut report = RouteReport::default();
         let mut present = BTreeMap::new();
         for route in self.our_routes(options.index).await? {
-            let current = route.table == options.table && route.metric == options.metric;
+            let current = route.table == options.table_of(&route.prefix) && route.metric == options.metric;
             if current && wanted.contains_key(&route.prefix) {
                 present.insert(route.prefix, route.mtu);
                 continue;
@@ -88,7 +95,7 @@ impl Netlink {
             if there == Some(mtu) {
                 continue;
             }
-            let route = OurRoute { prefix, table: options.table, metric: options.metric, mtu };
+            let route = OurRoute { prefix, table: options.table_of(&prefix), metric: options.metric, mtu };
             let request = self.handle.route().add(route.message(options.index));
             let request = if there.is_some() { request.replace() } else { request };
             match request.execute().await {
@@ -106,6 +113,50 @@ impl Netlink {
     /// When the routes cannot be listed.
     pub async fn remove_leftovers(&self, index: u32) -> Result<usize, NetlinkError> {
         Ok(self.set_routes(&RouteOptions::new(index), &BTreeMap::new()).await?.removed)
+    }
+
+    /// The gateway of the IPv4 default route that the kernel prefers, other than over interface `except`.
+    ///
+    /// # Errors
+    /// When the routes cannot be listed.
+    pub async fn default_gateway4(&self, except: u32) -> Result<Option<Ipv4Addr>, NetlinkError> {
+        let mut query = RouteMessage::default();
+        query.header.address_family = family_of(true);
+        if self.strict {
+            query.header.table = MAIN_TABLE as u8;
+        }
+        let mut best: Option<(u32, Ipv4Addr)> = None;
+        let mut stream = self.handle.route().get(query).execute();
+        loop {
+            let message = match stream.try_next().await {
+                Ok(Some(message)) => message,
+                Ok(None) => break,
+                Err(error) => match NetlinkError::new("list routes", error) {
+                    // A filter that matches no table.
+                    error if error.errno() == Some(Errno::ENOENT) => break,
+                    error => return Err(error),
+                },
+            };
+            let header = &message.header;
+            if header.destination_prefix_length != 0 || u32::from(header.table) != MAIN_TABLE {
+                continue;
+            }
+            let (mut gateway, mut metric, mut elsewhere) = (None, 0, true);
+            for attribute in &message.attributes {
+                match attribute {
+                    RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = Some(*ip),
+                    RouteAttribute::Priority(priority) => metric = *priority,
+                    RouteAttribute::Oif(oif) => elsewhere = *oif != except,
+                    _ => {}
+                }
+            }
+            if let Some(gateway) = gateway.filter(|_| elsewhere)
+                && best.is_none_or(|(least, _)| metric < least)
+            {
+                best = Some((metric, gateway));
+            }
+        }
+        Ok(best.map(|(_, gateway)| gateway))
     }
 
     async fn our_routes(&self, index: u32) -> Result<Vec<OurRoute>, NetlinkError> {
@@ -205,6 +256,20 @@ mod tests {
     }
 
     #[test]
+    fn the_default_gateway_is_the_one_that_the_kernel_prefers() {
+        with_interface(|netlink, index| async move {
+            assert_eq!(netlink.default_gateway4(0).await.unwrap(), None);
+            ip("addr add 192.0.2.9/24 dev net0");
+            ip("link set net0 up");
+            ip("route add default via 192.0.2.1 metric 200");
+            ip("route add default via 192.0.2.2 metric 100");
+            ip("route add 198.51.100.0/24 via 192.0.2.3");
+            assert_eq!(netlink.default_gateway4(0).await.unwrap(), Some([192, 0, 2, 2].into()));
+            assert_eq!(netlink.default_gateway4(index).await.unwrap(), None, "not over our own");
+        });
+    }
+
+    #[test]
     fn a_route_gets_the_mtu_of_its_path_and_loses_it_again() {
         with_interface(|netlink, index| async move {
             ip("link set net0 up");
@@ -291,6 +356,24 @@ mod tests {
             assert_eq!((report.added, report.removed), (1, 1), "{report:?}");
             assert!(ip_says("route show table 70000").contains("10.1.0.0/16"));
             assert!(!ip_says("route show").contains("10.1.0.0/16"));
+        });
+    }
+
+    #[test]
+    fn default_routes_go_into_a_table_of_their_own() {
+        with_interface(|netlink, index| async move {
+            ip("link set net0 up");
+            let options = RouteOptions { default_table: Some(70_000), ..RouteOptions::new(index) };
+            let wanted = set(&["10.1.0.0/16", "0.0.0.0/0", "::/0"]);
+            assert_eq!(netlink.set_routes(&options, &wanted).await.unwrap().added, 3);
+            let again = netlink.set_routes(&options, &wanted).await.unwrap();
+            assert_eq!((again.added, again.removed, again.refused.len()), (0, 0, 0), "{again:?}");
+            assert!(ip_says("route show table 70000").contains("default"));
+            assert!(ip_says("-6 route show table 70000").contains("default"));
+            let main = ip_says("route show");
+            assert!(main.contains("10.1.0.0/16") && !main.contains("default"), "{main}");
+            let report = netlink.set_routes(&options, &set(&["10.1.0.0/16"])).await.unwrap();
+            assert_eq!((report.added, report.removed), (0, 2));
         });
     }
 

@@ -176,6 +176,9 @@ mod tests {
             let mut watch = Watch::new(Some(index)).unwrap();
             add_interface("lan0");
             until(&mut watch, Changes::links).await;
+            // Addresses of IPv6 come by themselves, when the kernel finds the time.
+            ip("link set lan0 addrgenmode none");
+            ip("link set net0 addrgenmode none");
             ip("link set lan0 up");
             ip("addr add 192.0.2.1/24 dev lan0");
             until(&mut watch, Changes::addresses).await;

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 
 use nix::errno::Errno;
 use nix::sys::socket::setsockopt;
@@ -175,6 +175,8 @@ fn open(options: &Options, address: SocketAddr, family: Family) -> io::Result<So
         reports_errors,
         segments: AtomicUsize::new(segments),
         receive_offload,
+        thinning: AtomicBool::new(false),
+        drops_counted: AtomicU32::new(0),
         stats: Stats::default(),
     })
 }

@@ -108,3 +108,19 @@ fn kind_of(errno: i32, info: u32) -> FaultKind {
         _ => FaultKind::Other,
     }
 }
+
+/// Whether an error that a call gives may be the fate of an earlier datagram.
+pub(super) fn may_be_earlier(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ECONNREFUSED
+            | libc::EHOSTUNREACH
+            | libc::ENETUNREACH
+            | libc::EHOSTDOWN
+            | libc::EMSGSIZE
+            | libc::EPROTO
+            | libc::EACCES
+            | libc::ENOPROTOOPT
+            | libc::EOPNOTSUPP
+    )
+}

@@ -1,4 +1,5 @@
-//! Several sockets on one address and port, so that several threads receive from one peer.
+//! Several sockets on one address and port: two for each receiving thread, of which one is for flows in bulk, so that what
+//! waits of them does not hold up the others.
 //!
 //! The kernel asks a classic BPF program which socket a datagram is for (socket(7), `SO_ATTACH_REUSEPORT_CBPF`). It computes
 //! [`proto::lane::number_of`], so that all datagrams of a lane come to one socket, whoever sent them. Datagrams of several
@@ -21,7 +22,7 @@ pub struct Group {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Steering {
     /// There is one socket, as wanted.
-    One,
+    Alone,
     /// By lane.
     ByLane,
     /// There is one socket, because the kernel does not steer.
@@ -31,7 +32,7 @@ pub enum Steering {
 impl fmt::Display for Steering {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Steering::One => "one socket",
+            Steering::Alone => "one socket",
             Steering::ByLane => "steered by lane",
             Steering::Unsupported => "not supported by the kernel",
         })
@@ -39,20 +40,18 @@ impl fmt::Display for Steering {
 }
 
 impl Group {
-    /// Makes and binds `count` sockets, or one where the kernel cannot steer.
+    /// Makes and binds two sockets for each of `threads`, or one where the kernel cannot steer.
     ///
     /// # Errors
     /// See [`BindError`].
     ///
     /// # Panics
-    /// When `count` is 0 or more than 256.
-    pub fn bind(options: &Options, count: usize) -> Result<Group, BindError> {
-        assert!((1..=256).contains(&count), "{count} sockets");
+    /// When `threads` is 0 or more than 128.
+    pub fn bind(options: &Options, threads: usize) -> Result<Group, BindError> {
+        assert!((1..=128).contains(&threads), "sockets for {threads} threads");
+        let count = 2 * threads;
         // With a port that may be shared, the kernel would not tell that another program of this user has it.
         let alone = Socket::bind(&Options { share_port: false, ..options.clone() })?;
-        if count == 1 {
-            return Ok(Group { sockets: vec![alone], steering: Steering::One });
-        }
         let port = alone.local_addr().port();
         let bind = match options.bind {
             Bind::Any { .. } => Bind::Any { port },
@@ -73,15 +72,33 @@ impl Group {
             Ok(sockets) => Ok(Group { sockets, steering: Steering::ByLane }),
             Err(error) => {
                 tracing::debug!(%error, "one socket for all lanes");
-                let alone = Socket::bind(&Options { share_port: false, ..options })?;
-                Ok(Group { sockets: vec![alone], steering: Steering::Unsupported })
+                Ok(Group { steering: Steering::Unsupported, ..Group::alone(&options)? })
             }
         }
     }
 
-    /// The socket for this lane number: one for each, modulo their number.
-    pub fn of_lane(&self, number: usize) -> &Socket {
-        &self.sockets[number % self.sockets.len()]
+    /// One socket for everything.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn alone(options: &Options) -> Result<Group, BindError> {
+        let socket = Socket::bind(&Options { share_port: false, ..options.clone() })?;
+        Ok(Group { sockets: vec![socket], steering: Steering::Alone })
+    }
+
+    /// How many threads can receive.
+    pub fn threads(&self) -> usize {
+        self.sockets.len().div_ceil(2)
+    }
+
+    /// The socket of this thread, modulo their number: by it the thread sends, and receives what is not in bulk.
+    pub fn of_thread(&self, number: usize) -> &Socket {
+        &self.sockets[2 * (number % self.threads())]
+    }
+
+    /// The socket by which the thread receives what is in bulk, if there is one for that.
+    pub fn bulk_of_thread(&self, number: usize) -> Option<&Socket> {
+        self.sockets.get(2 * (number % self.threads()) + 1)
     }
 
     /// The first one, which stands for all.
@@ -89,7 +106,7 @@ impl Group {
         &self.sockets[0]
     }
 
-    /// All of them, by lane number.
+    /// All of them; a datagram comes to that of its lane's number, modulo how many they are.
     pub fn sockets(&self) -> &[Socket] {
         &self.sockets
     }
@@ -97,12 +114,6 @@ impl Group {
     /// How datagrams come to one of them.
     pub fn steering(&self) -> Steering {
         self.steering
-    }
-}
-
-impl From<Socket> for Group {
-    fn from(socket: Socket) -> Group {
-        Group { sockets: vec![socket], steering: Steering::One }
     }
 }
 
@@ -217,9 +228,11 @@ mod tests {
                 ("127.0.0.1:0", &["127.0.0.1"][..]),
                 ("[::1]:0", &["::1"][..]),
             ] {
-                for count in [2, 3, 16] {
-                    let group = Group::bind(&options(bind), count).unwrap();
+                for threads in [1, 3, 8] {
+                    let count = 2 * threads;
+                    let group = Group::bind(&options(bind), threads).unwrap();
                     assert_eq!((group.steering(), group.sockets().len()), (Steering::ByLane, count));
+                    assert_eq!(group.threads(), threads);
                     let port = group.first().local_addr().port();
                     for home in homes {
                         let client = UdpSocket::bind((*home, 0)).unwrap();
@@ -239,11 +252,13 @@ mod tests {
         in_namespace(|| {
             let first = Group::bind(&options("127.0.0.1:0"), 2).unwrap();
             let again = options(&first.first().local_addr().to_string());
-            for count in [1, 2] {
-                assert!(matches!(Group::bind(&again, count), Err(BindError::InUse(_))));
+            for taken in [Group::alone(&again), Group::bind(&again, 1), Group::bind(&again, 2)] {
+                assert!(matches!(taken, Err(BindError::InUse(_))));
             }
             drop(first);
-            assert_eq!(Group::bind(&again, 1).unwrap().steering(), Steering::One);
+            let alone = Group::alone(&again).unwrap();
+            assert_eq!((alone.steering(), alone.threads()), (Steering::Alone, 1));
+            assert!(alone.bulk_of_thread(0).is_none() && std::ptr::eq(alone.of_thread(3), alone.first()));
         });
     }
 }

@@ -10,17 +10,19 @@ mod group;
 mod receive;
 mod send;
 mod sys;
+mod thin;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 pub use bind::{Bind, BindError, MtuDiscovery, Options};
 pub use faults::{Fault, FaultKind};
 pub use group::{Group, Steering};
 pub use receive::{Batch, Message};
 pub use send::{Cursor, Payload, Piece, SEGMENTS_MAX, Sent, Transmit};
+pub use thin::{CLASSES, Class, FAMILIAR_MAX, Shares};
 
 /// Most bytes of one UDP datagram over IPv4, and so of one segmented send.
 pub const PAYLOAD_MAX_BYTES: usize = 65_507;
@@ -38,6 +40,10 @@ pub struct Socket {
     /// Segments in one send; 1 if the kernel has no segmentation offload or it is turned off.
     segments: AtomicUsize,
     receive_offload: bool,
+    /// The kernel drops some of what arrives: see [`Socket::thin`].
+    thinning: AtomicBool,
+    /// Drops that the kernel told of so far.
+    drops_counted: AtomicU32,
     stats: Stats,
 }
 
@@ -74,9 +80,15 @@ impl Socket {
         &self.stats
     }
 
-    /// Datagrams that the kernel dropped because this socket's receive buffer was full, since it was made
-    /// (`SK_MEMINFO_DROPS`); 0 if the kernel does not tell.
-    pub fn kernel_drops(&self) -> u32 {
+    /// Datagrams that the kernel dropped because this socket's receive buffer was full, since it was made; 0 if the kernel does
+    /// not tell. While datagrams are thinned out, those count as thinned as well.
+    pub fn kernel_drops(&self) -> u64 {
+        self.count_thinned();
+        u64::from(self.all_kernel_drops()).saturating_sub(self.stats.thinned.load(Ordering::Relaxed))
+    }
+
+    /// `SK_MEMINFO_DROPS`.
+    fn all_kernel_drops(&self) -> u32 {
         sys::receive_drops(self.inner.as_fd())
     }
 }
@@ -129,6 +141,8 @@ pub struct Stats {
     pub forbidden: AtomicU64,
     /// Datagrams lost for any other reason.
     pub other_errors: AtomicU64,
+    /// Datagrams of a flood that were dropped so that the rest finds room: see [`Socket::thin`].
+    pub thinned: AtomicU64,
     /// Errors that the network told about earlier datagrams.
     pub faults: AtomicU64,
 }
@@ -138,6 +152,7 @@ impl Stats {
     pub fn losses(&self) -> impl Iterator<Item = (&'static str, u64)> {
         [
             ("truncated", &self.truncated),
+            ("thinned", &self.thinned),
             ("unreachable", &self.unreachable),
             ("refused", &self.refused),
             ("too_big", &self.too_big),

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 
+use super::faults::may_be_earlier;
 use super::sys::{self, CONTROL_BYTES, Control, NAME_BYTES, Name};
 use super::{PAYLOAD_MAX_BYTES, Socket, count};
 
@@ -121,18 +122,9 @@ impl Socket {
                     Some(libc::EAGAIN) => return Ok(0),
                     Some(libc::EINTR) => {}
                     // The fate of an earlier datagram; `read_faults` has the details.
-                    Some(
-                        libc::ECONNREFUSED
-                        | libc::EHOSTUNREACH
-                        | libc::ENETUNREACH
-                        | libc::EHOSTDOWN
-                        | libc::EMSGSIZE
-                        | libc::EPROTO
-                        | libc::EACCES
-                        | libc::ENOPROTOOPT
-                        | libc::EOPNOTSUPP
-                        | libc::ENETDOWN,
-                    ) => count(&self.stats.faults, 1),
+                    Some(errno) if may_be_earlier(errno) || errno == libc::ENETDOWN => {
+                        count(&self.stats.faults, 1);
+                    }
                     _ => return Err(error),
                 },
             }

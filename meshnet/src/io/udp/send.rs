@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 
+use super::faults::may_be_earlier;
 use super::sys::{self, Control, Name};
 use super::{PAYLOAD_MAX_BYTES, Socket, count};
 
@@ -372,17 +373,7 @@ impl Socket {
             let error = io::Error::last_os_error();
             match error.raw_os_error() {
                 Some(libc::EINTR) => {}
-                Some(
-                    libc::ECONNREFUSED
-                    | libc::EHOSTUNREACH
-                    | libc::ENETUNREACH
-                    | libc::EHOSTDOWN
-                    | libc::EMSGSIZE
-                    | libc::EPROTO
-                    | libc::EACCES
-                    | libc::ENOPROTOOPT
-                    | libc::EOPNOTSUPP,
-                ) if may_be_old => may_be_old = false,
+                Some(errno) if may_be_old && may_be_earlier(errno) => may_be_old = false,
                 _ => return Err(error),
             }
         }

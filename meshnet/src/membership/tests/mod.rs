@@ -3,7 +3,9 @@
 mod certificates;
 mod chain;
 mod epochs;
+mod guards;
 mod properties;
+mod revocation_set;
 mod revocations;
 mod table;
 

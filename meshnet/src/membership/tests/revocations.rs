@@ -6,7 +6,7 @@ fn ends(members: &[u8]) -> Result<Option<Revoked>, RevocationError> {
 }
 
 /// Members 1 to 3, and the operators 4 to 7.
-fn with_operators() -> Membership {
+pub(super) fn with_operators() -> Membership {
     let mut table = table([1, 2, 3]);
     for n in 4..8 {
         let operator = Request { roles: Roles::OPERATOR, ..request(n) };
@@ -17,13 +17,13 @@ fn with_operators() -> Membership {
 }
 
 /// Operator `by` revokes member `whom`, at a time of its choice.
-fn by_operator(by: u8, whom: u8, created_s: u64) -> Signed<Revocation> {
+pub(super) fn by_operator(by: u8, whom: u8, created_s: u64) -> Signed<Revocation> {
     let target = RevocationTarget::Member(id(whom));
     let body = unsigned_revocation(target, START.seconds(), Issuer::Member(id(by), Serial(0)));
     identity(by).sign(Revocation { created_s, ..body }).unwrap()
 }
 
-fn by_root(whom: u8) -> Signed<Revocation> {
+pub(super) fn by_root(whom: u8) -> Signed<Revocation> {
     revocation(RevocationTarget::Member(id(whom)), START.seconds())
 }
 
@@ -159,6 +159,48 @@ fn only_roots_and_operators_revoke() {
     assert_eq!(table.add_revocation(root(1).sign(foreign).unwrap()), Err(RevocationError::WrongMesh));
     assert_eq!(table.revocations().digest(), [0; 8]);
     assert_eq!(table.add_revocation(by_member(8)), ends(&[2]));
+}
+
+/// Whom one of a circle has revoked outside of it is not of the circle, and is back when that one falls.
+#[test]
+fn who_is_accused_from_within_a_circle_does_not_fall_with_it() {
+    let mut table = with_operators();
+    for (by, whom) in [(6, 1), (5, 6), (4, 5), (5, 4)] {
+        let _ = table.add_revocation(by_operator(by, whom, 5));
+    }
+    assert_eq!(out(&table), [1, 4, 5]);
+    // Before circles are looked at, the word of those counts whom nobody accuses.
+    table.add_revocation(by_operator(7, 4, 5)).unwrap();
+    assert_eq!(out(&table), [4, 6]);
+}
+
+/// 6 accuses 4 when 4, by revoking its accusers, had brought it back: of no force itself, that shows the circle, in which 6 falls.
+#[test]
+fn a_revocation_without_force_that_closes_a_circle_changes_who_is_out() {
+    let mut table = with_operators();
+    for (by, whom) in [(7, 6), (5, 6), (4, 5), (4, 7)] {
+        table.add_revocation(by_operator(by, whom, 5)).unwrap();
+    }
+    assert_eq!(out(&table), [5, 7]);
+    assert_eq!(table.add_revocation(by_operator(6, 4, 5)), ends(&[6]));
+    assert_eq!(out(&table), [5, 6, 7]);
+    // Once more is no news.
+    assert_eq!(table.add_revocation(by_operator(6, 4, 5)), Err(RevocationError::SignerRevoked));
+}
+
+/// 7 accuses 5, of which it is accused. Of no force itself, that shows the circle: who is out stays the same, by fewer words.
+#[test]
+fn a_revocation_without_force_that_ends_the_force_of_another_is_news() {
+    let mut table = with_operators();
+    for (by, whom) in [(5, 7), (6, 7), (5, 6)] {
+        let _ = table.add_revocation(by_operator(by, whom, 5));
+    }
+    assert_eq!(out(&table), [6, 7]);
+    let words = |table: &Membership| table.revocations().iter().cloned().collect::<Vec<_>>();
+    let before = words(&table);
+    assert_eq!(table.add_revocation(by_operator(7, 5, 5)), ends(&[]));
+    assert_eq!(out(&table), [6, 7]);
+    assert_ne!(words(&table), before);
 }
 
 proptest! {

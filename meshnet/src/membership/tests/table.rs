@@ -128,19 +128,24 @@ fn an_authority_rotation_keeps_who_is_reissued_and_drops_the_rest() {
 fn a_full_table_takes_a_member_in_only_for_an_expired_one() {
     let mut table = table([]);
     let trust = table.trust().clone();
-    let add = |table: &mut Membership, n: u32, wall: UnixMs| {
+    let issue = |n: u32, wall: UnixMs| {
         let mut seed = [7; 32];
         seed[..4].copy_from_slice(&n.to_be_bytes());
         let identity = IdentitySecret::from_bytes(&seed).public();
         let request = Request { identity, addresses: Vec::new(), lifetime_s: DAY_S, ..request(1) };
-        table.add_certificate(wall, issue_root(&trust, wall, request).signed().clone(), None)
+        issue_root(&trust, wall, request).signed().clone()
     };
+    let add = |table: &mut Membership, n, wall| table.add_certificate(wall, issue(n, wall), None);
+    let keep = |table: &mut Membership, n, wall| table.keep_certificate(wall, issue(n, wall), None);
     for n in 0..MAX_MEMBERS as u32 {
         assert_eq!(add(&mut table, n, START), Ok(Added::New));
     }
     assert_eq!(add(&mut table, 100_000, START), Err(AddError::Full));
+    assert_eq!(keep(&mut table, 100_000, START), Err(AddError::Full));
     assert_eq!(add(&mut table, 0, days(1)), Ok(Added::Renewed));
+    assert_eq!(keep(&mut table, 1, days(1)), Ok(Added::Renewed));
     assert_eq!(add(&mut table, 100_000, days(16)), Ok(Added::New));
+    assert_eq!(keep(&mut table, 100_001, days(16)), Ok(Added::New));
     assert_eq!(table.len(), MAX_MEMBERS);
 }
 

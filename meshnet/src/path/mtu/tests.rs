@@ -10,8 +10,13 @@ struct Net {
     rtt: Duration,
     passes: u16,
     loss: f64,
+    /// What is thought of it, where that is not right.
+    known_loss: Option<f64>,
     silent: bool,
+    /// Answers to longer ones come so much later.
+    held_up: Option<(u16, Duration)>,
     large: bool,
+    bytes_per_s: u64,
     rng: StdRng,
     answers: Vec<(Mono, u32)>,
     answered: Option<Mono>,
@@ -29,8 +34,11 @@ impl Net {
             rtt: Duration::from_millis(10),
             passes,
             loss: 0.0,
+            known_loss: None,
             silent: false,
+            held_up: None,
             large: true,
+            bytes_per_s: 100_000,
             rng: StdRng::seed_from_u64(7),
             answers: Vec::new(),
             answered: None,
@@ -47,12 +55,13 @@ impl Net {
             self.now = self.now + Duration::from_millis(5);
             let conditions = Conditions {
                 patience: self.rtt + Duration::from_millis(100),
-                loss: self.loss as f32,
+                grace: Duration::from_millis(20),
+                loss: self.known_loss.unwrap_or(self.loss) as f32,
                 answered: self.answered,
                 active: true,
             };
             if self.large {
-                self.search.note_large();
+                self.search.note_large(self.now, self.bytes_per_s);
             }
             // The short probes of liveness, beside.
             if probe_at <= self.now && !self.silent && !self.rng.random_bool(self.loss) {
@@ -74,7 +83,8 @@ impl Net {
                 self.search.sent(self.now, id, size);
                 self.sent.push((self.now, size));
                 if size <= self.passes && !self.silent && !self.rng.random_bool(self.loss) {
-                    self.answers.push((self.now + self.rtt, id));
+                    let later = self.held_up.filter(|(longest, _)| size > *longest).map(|(_, by)| by);
+                    self.answers.push((self.now + self.rtt + later.unwrap_or_default(), id));
                 }
             }
             let timeout = self.search.poll_timeout(&conditions);
@@ -126,14 +136,14 @@ fn every_smaller_size_is_found_within_a_second() {
 }
 
 #[test]
-fn a_black_hole_is_left_within_a_second_and_the_old_size_comes_back_later() {
+fn a_black_hole_is_left_before_tcp_begins_to_wait_and_the_old_size_comes_back_later() {
     let mut net = Net::new(1472);
     net.run(Duration::from_secs(5));
     let start = net.now;
     net.passes = 1300 - 28;
     net.run(Duration::from_secs(3));
     let fall = net.since(start);
-    assert!(fall[0].0 <= Duration::from_millis(750), "{fall:?}");
+    assert!(fall[0].0 <= Duration::from_millis(380), "{fall:?}");
     assert_eq!(net.search.size(), 1272);
     assert!(fall.len() <= 3, "it does not waver: {fall:?}");
     net.run(Duration::from_secs(30));
@@ -141,6 +151,42 @@ fn a_black_hole_is_left_within_a_second_and_the_old_size_comes_back_later() {
     net.passes = 1472;
     net.run(Duration::from_secs(45));
     assert_eq!(net.search.size(), 1472);
+}
+
+#[test]
+fn under_a_stream_a_black_hole_is_left_within_200_ms_whenever_it_opens() {
+    for open_at_ms in (0..300).step_by(10) {
+        let mut net = Net::new(1472);
+        net.bytes_per_s = 10_000_000;
+        net.run(Duration::from_millis(5000 + open_at_ms));
+        let (start, before) = (net.now, net.sent.len());
+        net.passes = 1300 - 28;
+        net.run(Duration::from_secs(1));
+        let fall = net.since(start);
+        assert!(fall[0].0 <= Duration::from_millis(160), "{open_at_ms}: {fall:?}");
+        assert_eq!(net.search.size(), 1272);
+        let probed: usize = net.sent[..before].iter().map(|(_, size)| usize::from(*size)).sum();
+        assert!(probed as u64 * 100 <= net.bytes_per_s * 6, "one byte of a hundred: {probed} in 5 s");
+    }
+}
+
+#[test]
+fn a_long_answer_that_only_comes_later_raises_the_size_again_at_once() {
+    let mut net = Net::new(1472);
+    net.run(Duration::from_secs(2));
+    // All long ones are held up by 400 ms from now on, beyond what is waited for.
+    let start = net.now;
+    net.held_up = Some((1300, Duration::from_millis(400)));
+    net.run(Duration::from_millis(1500));
+    let sizes = net.since(start);
+    assert!(sizes.first().is_some_and(|(_, size)| *size < 1300), "{sizes:?}");
+    assert!(sizes.iter().any(|(_, size)| *size == 1472), "{sizes:?}");
+    // A little later than the others is no reason to fall.
+    let mut net = Net::new(1472);
+    net.run(Duration::from_secs(2));
+    net.held_up = Some((1300, Duration::from_millis(15)));
+    net.run(Duration::from_secs(60));
+    assert_eq!((net.search.size(), net.since(Mono(3_000_000)).len()), (1472, 0));
 }
 
 #[test]
@@ -153,6 +199,21 @@ fn loss_alone_is_no_black_hole() {
         net.run(Duration::from_secs(600));
         let falls = net.since(start).iter().filter(|(_, size)| *size < 1472).count();
         assert!(falls <= falls_at_most, "{loss}: {:?}", net.since(start));
+    }
+}
+
+/// Three probes of a size are lost in a row one time in twenty where a third of all round trips are, and nobody knows yet that
+/// they are.
+#[test]
+fn on_a_new_path_with_unknown_loss_the_right_size_is_found_within_a_minute() {
+    for seed in 100..200 {
+        let mut net = Net::new(1472);
+        net.rng = StdRng::seed_from_u64(seed);
+        (net.loss, net.known_loss) = (0.36, Some(0.01));
+        net.run(Duration::from_secs(2));
+        net.known_loss = None;
+        net.run(Duration::from_secs(58));
+        assert!(net.sizes.iter().any(|(_, size)| *size == 1472), "seed {seed}: {:?}", net.sizes);
     }
 }
 
@@ -199,14 +260,14 @@ fn what_the_own_machine_refuses_is_believed_at_once() {
 fn without_long_datagrams_next_to_nothing_is_sent() {
     let mut net = Net::new(1472);
     net.large = false;
-    net.run(Duration::from_secs(2));
+    net.run(Duration::from_secs(15));
     let before = net.sent.len();
-    net.run(Duration::from_secs(590));
+    net.run(Duration::from_secs(580));
     assert_eq!(net.sent.len(), before);
     net.large = true;
     net.run(Duration::from_secs(10));
     let confirming = net.sent.len() - before;
-    assert!((30..=90).contains(&confirming), "{confirming} in 10 s");
+    assert!((60..=100).contains(&confirming), "{confirming} in 10 s, every other one a short witness");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use proto::id::{BootEpoch, Seq};
 use proto::record::{Link, Record};
 use proto::signed::Signed;
 
-use super::{Entry, Lsdb, REFRESH, Version};
+use super::{Entry, Lsdb, Version};
 use crate::route::limit::TokenBucket;
 use crate::time::{Mono, Now};
 
@@ -55,8 +55,8 @@ impl Author {
     }
 
     /// When to author next without a change of content.
-    pub(super) fn due(&self, own: Option<&Entry>) -> Option<Mono> {
-        let refresh = own.map(|own| own.received + REFRESH);
+    pub(super) fn due(&self, own: Option<&Entry>, refresh: Duration) -> Option<Mono> {
+        let refresh = own.map(|own| own.received + refresh);
         [refresh, self.held_until].into_iter().flatten().min()
     }
 }
@@ -79,11 +79,11 @@ impl Lsdb {
         draft.member = self.me;
         let old = self.entries.get(&self.me);
         if let Some(old) = old {
-            settle_costs(&mut draft.links, &old.record().links);
             let announced = old.record();
+            settle_costs(&mut draft.links, &announced.links);
             let (boot, seq, created_s) = (announced.boot, announced.seq, announced.created_s);
-            let same = *announced == Record { boot, seq, created_s, ..draft.clone() };
-            if same && old.age(now.mono) < REFRESH && !self.author.superseded {
+            let same = announced == Record { boot, seq, created_s, ..draft.clone() };
+            if same && old.age(now.mono) < self.refresh() && !self.author.superseded {
                 self.author.held_until = None;
                 return Authored::Unchanged;
             }

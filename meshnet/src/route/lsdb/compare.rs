@@ -30,25 +30,23 @@ pub struct Part {
 pub struct Difference {
     /// Members whose records are newer here, or missing there: to be sent.
     pub send: Vec<MemberId>,
+    /// Those of them that are missing there, of whom nothing may be known there.
+    pub missing: BTreeSet<MemberId>,
     /// Members whose records are newer there, or missing here: to be asked for.
     pub want: Vec<MemberId>,
 }
 
 impl Lsdb {
     /// One hash for every bucket over the members and versions in it; equal databases have equal hashes.
-    pub fn summary(&mut self) -> [u64; BUCKETS] {
-        std::array::from_fn(|bucket| match self.hashes[bucket] {
-            Some(hash) => hash,
-            None => {
-                let hash = self.hash(bucket);
-                self.hashes[bucket] = Some(hash);
-                hash
-            }
-        })
+    ///
+    /// A bucket's hash is the sum of its versions' hashes (Clarke et al., "Incremental multiset hash functions", 2003), so
+    /// that it follows every change at once, whatever the size of the database.
+    pub fn summary(&self) -> [u64; BUCKETS] {
+        self.hashes
     }
 
     /// The buckets in which this database differs from one with the summary `theirs`.
-    pub fn differing(&mut self, theirs: &[u64; BUCKETS]) -> Vec<u8> {
+    pub fn differing(&self, theirs: &[u64; BUCKETS]) -> Vec<u8> {
         let ours = self.summary();
         (0..BUCKETS as u8)
             .filter(|bucket| ours[usize::from(*bucket)] != theirs[usize::from(*bucket)])
@@ -108,14 +106,17 @@ impl Lsdb {
                 && last.is_none_or(|last| *member <= last)
                 && !listed.contains(member)
         });
-        difference.send.extend(missing);
+        difference.missing = missing.collect();
+        difference.send.extend(&difference.missing);
         difference.send.sort_unstable();
         difference
     }
 
-    /// Notes that the record of `member` changed.
-    pub(super) fn touched(&mut self, member: MemberId) {
-        self.hashes[bucket_of(member)] = None;
+    /// Notes that the record of `member` has another version.
+    pub(super) fn touched(&mut self, member: MemberId, before: Option<Version>, after: Option<Version>) {
+        let of = |version: Option<Version>| version.map_or(0, |version| hash(member, version));
+        let bucket = &mut self.hashes[bucket_of(member)];
+        *bucket = bucket.wrapping_sub(of(before)).wrapping_add(of(after));
     }
 
     fn in_bucket(&self, bucket: usize) -> impl Iterator<Item = (MemberId, Version)> + '_ {
@@ -124,17 +125,15 @@ impl Lsdb {
             .filter(move |(member, _)| bucket_of(**member) == bucket)
             .map(|(member, entry)| (*member, entry.version()))
     }
+}
 
-    fn hash(&self, bucket: usize) -> u64 {
-        let mut hash = Blake2s256::new();
-        for (member, version) in self.in_bucket(bucket) {
-            hash.update(member.0);
-            hash.update(version.boot.0.to_be_bytes());
-            hash.update(version.seq.0.to_be_bytes());
-        }
-        let hash = hash.finalize();
-        u64::from_be_bytes(std::array::from_fn(|i| hash[i]))
-    }
+fn hash(member: MemberId, version: Version) -> u64 {
+    let mut hash = Blake2s256::new();
+    hash.update(member.0);
+    hash.update(version.boot.0.to_be_bytes());
+    hash.update(version.seq.0.to_be_bytes());
+    let hash = hash.finalize();
+    u64::from_be_bytes(std::array::from_fn(|i| hash[i]))
 }
 
 /// The bucket of a member: its id folded to four bits. Ids are random, so this spreads them evenly.

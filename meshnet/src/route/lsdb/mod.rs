@@ -4,12 +4,13 @@
 //! arrive in any order, any number of times, from anybody, and all databases end up equal. What differs between two
 //! databases is found by comparing bucket hashes, then the versions in the buckets that differ ([`compare`]).
 //!
-//! A record that was not renewed for [`LIFETIME`] is *stale*: it no longer counts for links and subnets, but is kept as
+//! A record that was not renewed for [`Lsdb::lifetime`] is *stale*: it no longer counts for links and subnets, but is kept as
 //! the last known whereabouts of its origin, for as long as the origin is a member. Dropping it by age would let databases
 //! hand expired records to each other for ever, and would leave a mesh that was switched off overnight without addresses.
 
 mod author;
 mod compare;
+mod entry;
 #[cfg(test)]
 mod tests;
 
@@ -21,22 +22,39 @@ use proto::record::Record;
 use proto::signed::Signed;
 
 use super::limit::TokenBucket;
+use crate::pack::pack;
 use crate::time::Mono;
 
 pub use author::Authored;
 pub use compare::{BUCKETS, Difference, Part, VERSIONS_PER_PART};
+pub use entry::Entry;
 
 /// Bound on the number of records.
-pub const MAX_RECORDS: usize = 4096;
+pub const MAX_RECORDS: usize = 16_384;
 
-/// Age at which a record that was not renewed is stale.
-pub const LIFETIME: Duration = Duration::from_secs(3600);
-
-/// Age at which the origin renews its own record even if nothing changed.
+/// Age at which the origin renews its own record even if nothing changed, in a mesh of up to 20 members.
 pub const REFRESH: Duration = Duration::from_secs(1200);
+
+/// What a member adds to that in larger ones, up to [`FEW`].
+const REFRESH_PER_MEMBER: Duration = Duration::from_secs(60);
+/// In a mesh of so many members each node hears one record in a minute for no reason but age.
+const FEW: u32 = 100;
+/// What a member beyond these adds. A relay sends each record on to all that rely on it, so that the traffic of an idle relay
+/// grows with both: in a mesh of ten thousand it hears one record in ten minutes for no reason but age. Whoever is gone is found by
+/// silence, long before.
+const REFRESH_PER_MEMBER_OF_MANY: Duration = Duration::from_secs(600);
+
+/// A record that was not renewed is stale after so many times the age at which it should have been.
+pub const LIFETIMES: u32 = 3;
 
 /// New records accepted from one origin: a burst, then one every interval.
 const ACCEPT: TokenBucket = TokenBucket::new(16, Duration::from_millis(500));
+
+/// Age at which a record is renewed in a mesh of so many members.
+pub fn refresh_among(members: u32) -> Duration {
+    let few = REFRESH.max(REFRESH_PER_MEMBER * members.min(FEW));
+    few.saturating_add(REFRESH_PER_MEMBER_OF_MANY.saturating_mul(members.saturating_sub(FEW)))
+}
 
 /// What orders the records of one origin.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -59,41 +77,6 @@ impl Version {
             Some(seq) => Self { boot: self.boot, seq: Seq(seq) },
             None => Self { boot: BootEpoch(self.boot.0.saturating_add(1)), seq: Seq(0) },
         }
-    }
-}
-
-/// A record in the database.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    record: Signed<Record>,
-    received: Mono,
-    accept: TokenBucket,
-}
-
-impl Entry {
-    /// The record as signed by its origin.
-    pub fn signed(&self) -> &Signed<Record> {
-        &self.record
-    }
-
-    /// The record's content.
-    pub fn record(&self) -> &Record {
-        self.record.body()
-    }
-
-    /// The record's version.
-    pub fn version(&self) -> Version {
-        Version::of(self.record())
-    }
-
-    /// Time since this version arrived here or was made here.
-    pub fn age(&self, now: Mono) -> Duration {
-        now.since(self.received)
-    }
-
-    /// Whether its links and subnets still count.
-    pub fn is_live(&self, now: Mono) -> bool {
-        self.age(now) < LIFETIME
     }
 }
 
@@ -172,9 +155,12 @@ pub struct LsdbStats {
 pub struct Lsdb {
     mesh: MeshId,
     me: MemberId,
-    entries: BTreeMap<MemberId, Entry>,
+    /// Boxed, for a tree's nodes are half empty.
+    entries: BTreeMap<MemberId, Box<Entry>>,
     author: author::Author,
-    hashes: [Option<u64>; BUCKETS],
+    hashes: [u64; BUCKETS],
+    /// No record turns stale before this.
+    stale_at: Option<Mono>,
     stats: LsdbStats,
 }
 
@@ -186,9 +172,15 @@ impl Lsdb {
             me,
             entries: BTreeMap::new(),
             author: author::Author::new(boot),
-            hashes: [None; BUCKETS],
+            hashes: [0; BUCKETS],
+            stale_at: None,
             stats: LsdbStats::default(),
         }
+    }
+
+    /// Makes its tree as small as it can be.
+    pub fn pack(&mut self) {
+        pack(&mut self.entries);
     }
 
     /// Takes a record from a peer or from the cache.
@@ -216,17 +208,18 @@ impl Lsdb {
 
     /// The record of `member`.
     pub fn get(&self, member: MemberId) -> Option<&Entry> {
-        self.entries.get(&member)
+        self.entries.get(&member).map(Box::as_ref)
     }
 
     /// All records, by ascending member id: the own one, live ones, and stale ones.
     pub fn iter(&self) -> impl Iterator<Item = (MemberId, &Entry)> + '_ {
-        self.entries.iter().map(|(member, entry)| (*member, entry))
+        self.entries.iter().map(|(member, entry)| (*member, entry.as_ref()))
     }
 
     /// The records whose links and subnets count, by ascending member id.
     pub fn live(&self, now: Mono) -> impl Iterator<Item = (MemberId, &Entry)> + '_ {
-        self.iter().filter(move |(_, entry)| entry.is_live(now))
+        let lifetime = self.lifetime();
+        self.iter().filter(move |(_, entry)| entry.age(now) < lifetime)
     }
 
     /// Number of records.
@@ -241,20 +234,44 @@ impl Lsdb {
 
     /// Forgets the record of a node that is no member any more.
     pub fn remove(&mut self, member: MemberId) -> bool {
-        let removed = self.entries.remove(&member).is_some();
-        if removed {
-            self.touched(member);
+        let removed = self.entries.remove(&member);
+        if let Some(old) = &removed {
+            self.touched(member, Some(old.version()), None);
         }
-        removed
+        removed.is_some()
+    }
+
+    /// Whether the links and subnets of a record still count.
+    pub fn is_live(&self, entry: &Entry, now: Mono) -> bool {
+        entry.age(now) < self.lifetime()
+    }
+
+    /// Age at which the origin renews its own record even if nothing changed: the larger the mesh, the later.
+    pub fn refresh(&self) -> Duration {
+        refresh_among(u32::try_from(self.entries.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Age at which a record that was not renewed is stale.
+    pub fn lifetime(&self) -> Duration {
+        self.refresh() * LIFETIMES
     }
 
     /// When something changes by the passing of time alone: the own record is to be renewed or may be authored after
-    /// being held back, or another turns stale.
-    pub fn poll_timeout(&self, now: Mono) -> Option<Mono> {
-        let own = self.author.due(self.entries.get(&self.me));
-        let stale =
-            self.live(now).filter(|(member, _)| *member != self.me).map(|(_, e)| e.received + LIFETIME);
-        stale.chain(own).min()
+    /// being held back, or another may turn stale ([`Lsdb::note_time`] is to be called then).
+    pub fn poll_timeout(&self) -> Option<Mono> {
+        let own = self.author.due(self.get(self.me), self.refresh());
+        self.stale_at.into_iter().chain(own).min()
+    }
+
+    /// Looks for records that turned stale. Returns whether there may be some.
+    pub fn note_time(&mut self, now: Mono) -> bool {
+        let due = self.stale_at.is_some_and(|at| at <= now);
+        if due {
+            let lifetime = self.lifetime();
+            let live = self.live(now).filter(|(member, _)| *member != self.me);
+            self.stale_at = live.map(|(_, entry)| entry.received + lifetime).min();
+        }
+        due
     }
 
     /// What became of records so far.
@@ -278,7 +295,7 @@ impl Lsdb {
         match self.entries.get(&value.member) {
             Some(old) if version < old.version() => return Inserted::Older,
             Some(old) if version == old.version() => {
-                if old.record == *record {
+                if old.as_bytes() == record.as_bytes() {
                     return Inserted::Known;
                 }
                 conflict = true;
@@ -307,8 +324,13 @@ impl Lsdb {
         let member = record.body().member;
         let mut accept = self.entries.get(&member).map_or(ACCEPT, |old| old.accept);
         accept.take(now);
-        self.entries.insert(member, Entry { record, received: now, accept });
-        self.touched(member);
+        let after = Version::of(record.body());
+        let before = self.entries.insert(member, Box::new(Entry::new(record, now, accept)));
+        self.touched(member, before.map(|old| old.version()), Some(after));
+        if member != self.me {
+            let stale_at = now + self.lifetime();
+            self.stale_at = Some(self.stale_at.map_or(stale_at, |at| at.min(stale_at)));
+        }
     }
 
     fn count(&mut self, outcome: Inserted) {

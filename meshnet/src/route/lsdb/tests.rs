@@ -162,13 +162,13 @@ fn the_database_is_bounded_and_the_own_record_always_has_room() {
 #[test]
 fn the_own_record_changes_with_its_content_and_with_time_only() {
     let mut db = lsdb(1);
-    assert_eq!(db.poll_timeout(at(0).mono), None);
+    assert_eq!(db.poll_timeout(), None);
     assert_eq!(db.author(at(0), content(&[(2, 10_000)]), sign), Authored::New);
     assert_eq!(db.author(at(1), content(&[(2, 10_000)]), sign), Authored::Unchanged);
     assert_eq!(db.author(at(2), content(&[(2, 12_400)]), sign), Authored::Unchanged, "within a quarter");
     assert_eq!(db.author(at(3), content(&[(2, 12_600)]), sign), Authored::New);
     assert_eq!(db.author(at(3), content(&[]), sign), Authored::New);
-    assert_eq!(db.poll_timeout(at(3).mono), Some(at(3 + 1200).mono));
+    assert_eq!(db.poll_timeout(), Some(at(3 + 1200).mono));
     assert_eq!(db.author(at(3 + 1199), content(&[]), sign), Authored::Unchanged);
     assert_eq!(db.author(at(3 + 1200), content(&[]), sign), Authored::New);
     let own = db.get(member(1)).unwrap();
@@ -189,7 +189,7 @@ fn own_changes_are_held_back_to_what_others_accept_and_none_is_lost() {
             }
             Authored::Later => {
                 later += 1;
-                let due = db.poll_timeout(now.mono).unwrap();
+                let due = db.poll_timeout().unwrap();
                 assert!(due > now.mono && due <= now.mono + Duration::from_secs(1));
             }
             other => panic!("{other:?}"),
@@ -224,12 +224,13 @@ fn a_node_that_lost_its_state_exceeds_what_others_hold_of_it() {
 fn a_record_turns_stale_but_stays_and_stale_ones_do_not_come_back_to_life() {
     let mut db = lsdb(1);
     db.insert(at(0).mono, signed(record(2, 1, 0)), check);
-    assert_eq!(db.poll_timeout(at(5).mono), Some(at(3600).mono));
+    assert_eq!(db.poll_timeout(), Some(at(3600).mono));
     assert_eq!(db.live(at(3599).mono).count(), 1);
     assert_eq!(db.live(at(3600).mono).count(), 0);
+    assert!(db.note_time(at(3600).mono));
     assert_eq!(db.insert(at(3601).mono, signed(record(2, 1, 0)), check), Inserted::Known);
     assert_eq!(db.live(at(3601).mono).count(), 0);
-    assert_eq!((db.len(), db.poll_timeout(at(3601).mono)), (1, None));
+    assert_eq!((db.len(), db.poll_timeout()), (1, None));
     db.insert(at(3602).mono, signed(record(2, 1, 1)), check);
     assert_eq!(db.live(at(3603).mono).count(), 1);
 }
@@ -380,4 +381,21 @@ proptest! {
             prop_assert_eq!(db.summary(), summary);
         }
     }
+}
+
+#[test]
+fn age_costs_a_node_no_more_than_a_record_in_a_minute_however_many_members_there_are() {
+    let mut before = Duration::ZERO;
+    for members in [1, 20, 100, 300, 1000, 10_000, MAX_RECORDS as u32] {
+        let age = super::refresh_among(members);
+        assert!(
+            age >= REFRESH && age >= before && age / members >= Duration::from_secs(60),
+            "{members}: {age:?}"
+        );
+        before = age;
+    }
+    assert_eq!((super::refresh_among(1), super::refresh_among(100)), (REFRESH, Duration::from_secs(6000)));
+    assert!(super::refresh_among(10_000) / 10_000 > Duration::from_secs(580));
+    // Three times that is counted in microseconds.
+    assert!(super::refresh_among(u32::MAX).checked_mul(LIFETIMES).is_some());
 }

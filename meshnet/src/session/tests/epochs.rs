@@ -96,8 +96,8 @@ fn a_late_peer_gets_the_newer_key_and_uses_it_at_once() {
     assert_eq!((pair.stats(B).stale_keys_sent, pair.stats(A).stale_keys_received), (1, 1));
 }
 
-#[test]
-fn a_stale_key_answer_must_fit_the_init_and_come_from_a_member() {
+/// An initiator whose init was to a key that is not accepted any more, and what it is answered, which it has not seen yet.
+fn stale_answer() -> (Pair, Vec<u8>) {
     let mut pair = Pair::new(4);
     let (old, new) = (current(&pair, B), newer(7));
     set(&mut pair, B, LocalEpochs { retired: vec![old.secret.public()], ..only(new) });
@@ -105,6 +105,12 @@ fn a_stale_key_answer_must_fit_the_init_and_come_from_a_member() {
     pair.run_ms(15);
     let answer = pair.sent(B, Kind::StaleKey)[0].clone();
     pair.flights.clear();
+    (pair, answer)
+}
+
+#[test]
+fn a_stale_key_answer_must_fit_the_init_and_come_from_a_member() {
+    let (mut pair, answer) = stale_answer();
     let before = pair.state_of(A);
     for at in 4..answer.len() {
         let mut forged = answer.clone();
@@ -223,4 +229,50 @@ fn a_response_after_our_own_rotation_still_completes() {
     pair.run_ms(40);
     assert!(pair.is_connected());
     assert_eq!(epochs_in_use(&pair), (KeyEpochNumber(1), KeyEpochNumber(1)));
+}
+
+/// What the second node answers to an init of the first, if it has seen this timestamp of it and takes the init for one to
+/// this epoch.
+pub(super) fn answer(pair: &mut Pair, seen_us: u64, asked: KeyEpochNumber) -> Accepted {
+    pair.want(A);
+    let init = pair.sent(A, Kind::Init).last().unwrap().clone();
+    let (now, asker) = (pair.now, pair.nodes[A].handshaker.member);
+    let origin = Origin::Direct(pair.nodes[A].address);
+    let remote = remote_of(&current(pair, A));
+    let node = &mut pair.nodes[B];
+    node.handshaker.keep_floor(asker, seen_us);
+    let InitOutcome::Opened(mut opened) = node.handshaker.open_init(now, origin, &init) else {
+        panic!("it opens")
+    };
+    opened.local_epoch = asked;
+    node.session.accept_init(now, &mut node.handshaker, *opened, &remote)
+}
+
+/// A responder can only be asked for the epoch that its key is of. One that answers for another all the same, be it with a
+/// session or with a challenge, has made a mistake or lies.
+#[test]
+fn an_answer_for_another_epoch_than_was_asked_makes_no_session() {
+    for seen_us in [0, TIMESTAMP_LIMIT_US - 1] {
+        let mut pair = Pair::new(9);
+        let (old, new) = (current(&pair, B), newer(7));
+        set(&mut pair, B, LocalEpochs { next: Some(new), ..only(old) });
+        let answer = match answer(&mut pair, seen_us, KeyEpochNumber(2)) {
+            Accepted::Response(answer) if seen_us == 0 => answer,
+            Accepted::Challenge(answer) if seen_us > 0 => answer,
+            _ => panic!("it is answered"),
+        };
+        let outcome = pair.deliver_response(A, &answer);
+        assert!(matches!(outcome, Some(ResponseOutcome::Drop(DropReason::Epoch))), "{seen_us}");
+        assert!(pair.nodes[A].session.sending().is_none());
+    }
+}
+
+#[test]
+fn a_stale_key_answer_to_an_init_of_before_is_dropped() {
+    let (mut pair, answer) = stale_answer();
+    let node = &mut pair.nodes[A];
+    assert!(node.session.handle_stale_key(&mut node.handshaker, &answer).is_ok());
+    let mut other = Session::new(node.session.member(), node.session.remote().clone());
+    let dropped = other.handle_stale_key(&mut node.handshaker, &answer);
+    assert_eq!(dropped, Err(DropReason::UnknownIndex));
 }

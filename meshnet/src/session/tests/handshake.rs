@@ -2,9 +2,12 @@
 
 use proto::datagram::Kind;
 use proto::handshake::{Attachment, INIT_LEN, INIT_MAX_LEN, RESPONSE_LEN, ResponsePayload};
+use proto::id::MemberId;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::pair::*;
+use crate::session::macs::MacKeys;
 use crate::session::*;
 
 #[test]
@@ -76,6 +79,46 @@ fn an_init_over_several_paths_makes_one_session() {
     pair.run_ms(100);
     assert!(pair.is_connected());
     assert_eq!((pair.stats(A).completed, pair.stats(A).dropped(DropReason::UnknownIndex)), (1, 4));
+}
+
+#[test]
+fn an_init_that_begins_as_another_one_is_no_duplicate_of_it() {
+    let mut pair = Pair::new(4);
+    pair.want(A);
+    let init = pair.sent(A, Kind::Init)[0].clone();
+    let origin = Origin::Direct(pair.nodes[A].address);
+    pair.deliver_init(B, origin, &init);
+    let mut other = init.clone();
+    let middle = other.len() / 2;
+    other[middle] ^= 1;
+    let key = pair.nodes[A].session.remote().key;
+    MacKeys::new(&key, &GateKey::new([0x47; 32])).seal(&mut other, None);
+    let now = pair.now;
+    let outcome = pair.nodes[B].handshaker.open_init(now, origin, &other);
+    assert!(matches!(outcome, InitOutcome::Drop(DropReason::Noise)));
+    let again = pair.nodes[B].handshaker.open_init(now, origin, &init);
+    assert!(matches!(again, InitOutcome::Duplicate(_)));
+}
+
+#[test]
+fn what_was_seen_of_a_member_makes_room_for_another_one_only_when_there_is_none() {
+    let mut pair = Pair::new(4);
+    let handshaker = &mut pair.nodes[A].handshaker;
+    let member = |n: usize| MemberId((n as u128).to_be_bytes());
+    for n in 0..MAX_FLOORS {
+        handshaker.keep_floor(member(n), 1000 + n as u64);
+    }
+    assert_eq!(handshaker.floors().count(), MAX_FLOORS);
+    // A newer timestamp of one that is there, and an older one.
+    handshaker.keep_floor(member(0), 9000);
+    handshaker.keep_floor(member(0), 5);
+    assert_eq!(handshaker.floors().count(), MAX_FLOORS);
+    // One more: whose newest is the oldest goes.
+    handshaker.keep_floor(member(MAX_FLOORS), 7);
+    let floors: BTreeMap<MemberId, u64> = handshaker.floors().collect();
+    assert_eq!(floors.len(), MAX_FLOORS);
+    assert_eq!((floors.get(&member(0)), floors.get(&member(1))), (Some(&9000), None));
+    assert_eq!(floors.get(&member(MAX_FLOORS)), Some(&7));
 }
 
 #[test]

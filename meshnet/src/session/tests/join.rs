@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proto::id::{MemberId, MeshId, TransportKey};
 use proto::invitation::Invitation;
-use proto::join::{JOIN_MAX_LEN, Join, Piece, Stage};
+use proto::join::{JOIN_HEADER_LEN, JOIN_MAX_LEN, Join, MAX_PIECE_LEN, Piece, Stage};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -188,6 +188,64 @@ fn an_inviter_sends_only_so_much() {
     let mut exchange = begun(7);
     let sent = (0..2 * MAX_DATAGRAMS).filter(|_| exchange.inviter.answer(0).is_some()).count();
     assert_eq!(sent, MAX_DATAGRAMS as usize);
+}
+
+/// What is as long as it may be arrives; a byte more is refused where it is made.
+#[test]
+fn every_message_may_be_so_long_and_no_longer() {
+    let longest_answer = MAX_PIECES * MAX_PIECE_LEN - ANSWER_OVERHEAD;
+    let begin = |len: usize| {
+        let rng = &mut StdRng::seed_from_u64(9);
+        let (own, theirs) = (TransportSecret::random(rng), TransportSecret::random(rng));
+        let context = JoinContext::random(MESH, INVITER, rng);
+        let joiner = JoinInitiator::new(context, JoinKeys::of_secret(&SECRET), &own, rng);
+        let hello = joiner.poll_datagram().unwrap();
+        let keys = JoinKeys::of_secret(&SECRET);
+        let inviter = JoinResponder::accept_hello(MESH, keys, &theirs, &hello, &vec![8; len], rng)?;
+        Ok((joiner, inviter))
+    };
+    assert_eq!(begin(longest_answer + 1).err(), Some(JoinError::TooLong));
+    let (mut joiner, mut inviter) = begin(longest_answer).unwrap();
+    let mut pieces = 0;
+    let says = loop {
+        let question = joiner.poll_datagram().unwrap();
+        let answer = serve(&mut inviter, &question).unwrap();
+        let Stage::Answer(piece) = Join::parse(&answer).unwrap().stage else { panic!("not an answer") };
+        pieces += 1;
+        if let Some(says) = joiner.handle_answer(&piece).unwrap() {
+            break says;
+        }
+    };
+    assert_eq!((pieces, says.payload.len()), (MAX_PIECES, longest_answer));
+
+    let longest_finish = JOIN_MAX_LEN - JOIN_HEADER_LEN - FINISH_OVERHEAD;
+    assert_eq!(joiner.finish(&vec![1; longest_finish + 1]), Err(JoinError::TooLong));
+    joiner.finish(&vec![1; longest_finish]).unwrap();
+    let finish = joiner.poll_datagram().unwrap();
+    assert_eq!(finish.len(), JOIN_MAX_LEN);
+    let Stage::Finish(message) = Join::parse(&finish).unwrap().stage else { panic!("message 3 is due") };
+    assert_eq!(inviter.handle_finish(message).unwrap().payload.len(), longest_finish);
+
+    let longest_welcome = MAX_PIECES * MAX_PIECE_LEN - WELCOME_OVERHEAD;
+    assert_eq!(inviter.set_welcome(&vec![9; longest_welcome + 1]), Err(JoinError::TooLong));
+    inviter.set_welcome(&vec![9; longest_welcome]).unwrap();
+    let last = inviter.welcome(MAX_PIECES as u8 - 1).unwrap();
+    assert!(inviter.welcome(MAX_PIECES as u8).is_none());
+    let Stage::Welcome(piece) = Join::parse(&last).unwrap().stage else { panic!("not a welcome") };
+    assert_eq!(piece.bytes.len(), MAX_PIECE_LEN);
+}
+
+#[test]
+fn a_hello_that_another_exchange_began_with_is_known_for_another_one() {
+    let [one, two] = [10, 11].map(begun);
+    let hellos = [10, 11].map(|seed| {
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let (own, _) = (TransportSecret::random(rng), TransportSecret::random(rng));
+        let context = JoinContext::random(MESH, INVITER, rng);
+        JoinInitiator::new(context, JoinKeys::of_secret(&SECRET), &own, rng).poll_datagram().unwrap()
+    });
+    let knows = |inviter: &JoinResponder| hellos.each_ref().map(|hello| inviter.began_with(hello));
+    assert_eq!((knows(&one.inviter), knows(&two.inviter)), ([true, false], [false, true]));
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use proto::datagram::Kind;
-use proto::id::{KeyEpochNumber, MemberId, MeshId, ReceiverIndex};
+use proto::frame::{Frame, KemPiece, frames};
+use proto::id::{HandshakeId, KeyEpochNumber, MemberId, MeshId, ReceiverIndex};
 use proto::key_epoch::Capabilities;
 use proto::lane::Lane;
 use rand::rngs::StdRng;
@@ -56,6 +57,8 @@ pub(super) struct Pair {
     pub(super) nodes: [TestNode; 2],
     pub(super) now: Now,
     pub(super) link: Link,
+    /// Longer datagrams are lost.
+    pub(super) longest: usize,
     pub(super) flights: Vec<Flight>,
     /// Every datagram sent, with its sender.
     pub(super) log: Vec<(usize, Vec<u8>)>,
@@ -139,7 +142,17 @@ impl Pair {
         };
         let nodes = [node(A), node(B)];
         let link = Link { loss: 0.0, duplication: 0.0, delay_ms: (10, 10) };
-        Pair { nodes, now, link, flights: Vec::new(), log: Vec::new(), rng, seed, sent: 0 }
+        Pair {
+            nodes,
+            now,
+            link,
+            longest: usize::MAX,
+            flights: Vec::new(),
+            log: Vec::new(),
+            rng,
+            seed,
+            sent: 0,
+        }
     }
 
     /// A pair that has a session, begun by the first node, and nothing under way.
@@ -176,7 +189,14 @@ impl Pair {
         }
         self.sent += 1;
         self.seal_and_send(from, &self.sent.to_be_bytes());
+        self.nodes[from].session.note_traffic(self.now.mono);
+        self.tick(from);
         Some(self.sent)
+    }
+
+    /// Sends a datagram with nothing to deliver in it, as control frames are.
+    pub(super) fn send_keepalive(&mut self, from: usize) {
+        self.seal_and_send(from, &[]);
     }
 
     fn seal_and_send(&mut self, from: usize, text: &[u8]) {
@@ -196,7 +216,7 @@ impl Pair {
         self.log.push((from, datagram.clone()));
         let copies = 1 + usize::from(self.rng.random_bool(self.link.duplication));
         for _ in 0..copies {
-            if self.rng.random_bool(self.link.loss) {
+            if self.rng.random_bool(self.link.loss) || datagram.len() > self.longest {
                 continue;
             }
             let delay = self.rng.random_range(self.link.delay_ms.0..=self.link.delay_ms.1);
@@ -268,6 +288,7 @@ impl Pair {
                     self.send(at, init);
                 }
                 SessionEvent::KeysChanged => {}
+                SessionEvent::KemDue => self.send_kem_key(at),
                 SessionEvent::Expired(index) => {
                     node.windows.remove(&index);
                     assert_eq!(node.handshaker.owner(index), None);
@@ -373,10 +394,50 @@ impl Pair {
         if !node.windows.entry(index).or_default().accept(counter) {
             return;
         }
-        if let Ok(number) = (&*text).try_into() {
-            node.received.insert(u64::from_be_bytes(number));
-        }
+        let text = text.to_vec();
         node.session.confirmed(now, &mut node.handshaker, index);
+        match text[..].try_into() {
+            Ok(number) => {
+                node.received.insert(u64::from_be_bytes(number));
+                node.session.note_traffic(now.mono);
+            }
+            Err(_) => self.deliver_frames(to, &text),
+        }
+    }
+
+    fn send_kem_key(&mut self, at: usize) {
+        let now = self.now_of(at);
+        let node = &mut self.nodes[at];
+        let (handshake, key) = node.session.kem_offer(now, &mut node.handshaker).expect("it was due");
+        self.send_pieces(at, handshake, &key[..], Frame::KemKey);
+    }
+
+    fn send_pieces(&mut self, at: usize, handshake: HandshakeId, bytes: &[u8], frame: fn(KemPiece) -> Frame) {
+        for (number, bytes) in bytes.chunks(600).enumerate() {
+            let piece = KemPiece { handshake, offset: number as u16 * 600, bytes: bytes.to_vec() };
+            let mut text = Vec::new();
+            frame(piece).emit(&mut text);
+            self.seal_and_send(at, &text);
+        }
+    }
+
+    fn deliver_frames(&mut self, to: usize, text: &[u8]) {
+        let now = self.now_of(to);
+        for frame in frames(text).map(Result::unwrap) {
+            let node = &mut self.nodes[to];
+            match frame {
+                Frame::KemKey(piece) => {
+                    if node.session.handle_kem_key(&mut node.handshaker, &piece) == KemOutcome::Answer {
+                        let answer = *node.session.kem_answer(piece.handshake).unwrap();
+                        self.send_pieces(to, piece.handshake, &answer, Frame::KemCiphertext);
+                    }
+                }
+                Frame::KemCiphertext(piece) => {
+                    node.session.handle_kem_ciphertext(now, &mut node.handshaker, &piece);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     /// All that a node's state shows to the outside, apart from counters of events.

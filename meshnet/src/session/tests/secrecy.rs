@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use super::pair::*;
 use crate::crypto::Secret;
 use crate::session::handshaker::{prologue, psk2};
-use crate::session::noise::{DhMeter, Local, Noise};
+use crate::session::noise::{DhMeter, Local, Noise, PSK2};
 use crate::session::*;
 
 /// The data datagrams that some keypair of either node opens.
@@ -75,8 +75,9 @@ fn recorded_traffic_stays_closed_with_all_long_term_keys_known() {
         let meter = DhMeter::default();
         let local =
             Local { secret: &epochs[A].secret, prologue: &prologue, ephemeral: &ephemeral, meter: &meter };
-        let psk = psk2(&GateKey::new([0x47; 32]), &epochs[A].hash);
-        let mut noise = Noise::ik_initiator(&local, &epochs[B].secret.public(), &psk);
+        let psk = psk2(&GateKey::new([0x47; 32]), None, &epochs[A].hash);
+        let mut noise = Noise::ik_initiator(&local, &epochs[B].secret.public());
+        noise.set_psk(PSK2, &psk);
         noise.write(b"", &mut Vec::new()).unwrap();
         assert!(noise.read(Response::parse(&response).unwrap().noise).is_err());
         assert_eq!(opened(&thief, &data), 0);

@@ -50,6 +50,85 @@ fn an_idle_keypair_is_not_replaced_but_ends() {
     assert!(pair.log.is_empty(), "all in silence");
 }
 
+/// Each end sends a keepalive every 15 s, for so long.
+fn keep_alive(pair: &mut Pair, span_s: u64) {
+    for _ in 0..span_s / 15 {
+        pair.send_keepalive(A);
+        pair.send_keepalive(B);
+        pair.run_ms(15_000);
+    }
+}
+
+#[test]
+fn a_keypair_that_carries_no_packets_is_replaced_after_a_quarter_of_an_hour() {
+    let mut pair = Pair::connected(1);
+    keep_alive(&mut pair, QUIET_REKEY_AFTER.as_secs() - 30);
+    assert!(pair.sent(A, Kind::Init).is_empty() && pair.sent(B, Kind::Init).is_empty());
+    assert!(pair.is_connected());
+    keep_alive(&mut pair, 60);
+    assert_eq!((pair.stats(A).completed, pair.stats(B).inits_accepted), (2, 2));
+    assert!(pair.sent(B, Kind::Init).is_empty());
+    pair.run_ms(70_000);
+    assert!(pair.nodes.iter().all(|node| node.session.keypairs().count() == 1), "the old one is erased");
+}
+
+#[test]
+fn a_keypair_that_carried_no_packets_ends_a_minute_after_the_last_keepalive() {
+    let mut pair = Pair::connected(2);
+    keep_alive(&mut pair, 300);
+    pair.run_ms((QUIET_SILENCE - Duration::from_secs(16)).as_millis() as u64);
+    assert!(pair.is_connected());
+    pair.run_ms(2_000);
+    assert!(pair.nodes.iter().all(|node| node.session.sending().is_none()));
+    pair.run_ms(RECEIVE_GRACE.as_millis() as u64);
+    assert!(pair.nodes.iter().all(|node| node.session.keypairs().count() == 0));
+}
+
+#[test]
+fn an_old_keypair_that_begins_to_carry_packets_is_replaced_at_once() {
+    for from in [A, B] {
+        let mut pair = Pair::connected(3);
+        keep_alive(&mut pair, 600);
+        pair.send_data(from);
+        pair.run_ms(1_000);
+        assert_eq!(pair.stats(A).completed, 2, "from {from}");
+        assert_eq!(pair.nodes[1 - from].received.len(), 1);
+        // What carried the packet is erased in a minute.
+        keep_alive(&mut pair, 75);
+        assert!(pair.nodes.iter().all(|node| node.session.keypairs().count() == 1));
+        assert_eq!(pair.nodes[A].undeliverable + pair.nodes[B].undeliverable, 0);
+    }
+}
+
+#[test]
+fn an_old_keypair_that_carries_packets_and_cannot_be_replaced_ends_in_a_minute() {
+    let mut pair = Pair::connected(4);
+    keep_alive(&mut pair, 600);
+    pair.link.loss = 1.0;
+    pair.send_data(A);
+    // The last keepalive came 15 s ago.
+    pair.run_ms(44_000);
+    assert!(pair.nodes[A].session.sending().is_some());
+    pair.run_ms(17_000);
+    assert!(pair.nodes[A].session.sending().is_none());
+}
+
+#[test]
+fn a_young_keypair_that_begins_to_carry_packets_is_replaced_at_120_s() {
+    let mut pair = Pair::connected(5);
+    keep_alive(&mut pair, 60);
+    for second in 60..118 {
+        pair.send_data(A);
+        pair.run_ms(1_000);
+        assert!(pair.sent(A, Kind::Init).is_empty(), "after {second} s");
+    }
+    for _ in 0..6 {
+        pair.send_data(A);
+        pair.run_ms(1_000);
+    }
+    assert_eq!(pair.stats(A).completed, 2);
+}
+
 #[test]
 fn time_may_jump() {
     for jump_s in [1, 100, 119, 130, 179, 181, 184, 186, 539, 541, 100_000] {

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU32;
 use meshnet::dataplane::tx;
 use meshnet::io::udp::{Payload, Steering};
 use proto::data::{HEADER_LEN, TrailerFlags};
-use proto::lane::{Lane, Role};
+use proto::lane::{Flows, Lane};
 
 use super::*;
 
@@ -14,7 +14,7 @@ const ANY: Bind = Bind::Any { port: 0 };
 impl Node {
     fn start_lanes(number: u32, lanes: usize) -> Node {
         let mut node = Node::prepare_lanes(number, ANY, Offloads::NONE, lanes, lanes);
-        assert_eq!(node.socket.steering(), if lanes > 1 { Steering::ByLane } else { Steering::One });
+        assert_eq!((node.socket.steering(), node.socket.threads()), (Steering::ByLane, lanes));
         node.run();
         node
     }
@@ -60,6 +60,7 @@ fn sealed(world: &mut World, from: u32, to: &Node, lane: Lane, content: &[u8]) -
         sealer: world.sealer(from, to.number),
         primary: World::direct(to),
         duplicate: None,
+        spread: None,
         mtu: u16::MAX,
         offload: false,
         silent: false,
@@ -73,7 +74,7 @@ fn sealed(world: &mut World, from: u32, to: &Node, lane: Lane, content: &[u8]) -
 }
 
 fn queue_lane(number: u8) -> Lane {
-    Lane::new(Role::Queue, number).expect("a lane")
+    Lane::of_queue(number, Flows::Sparse).expect("a lane")
 }
 
 #[test]
@@ -104,7 +105,7 @@ fn each_queue_s_packets_come_out_of_its_counterpart_in_order_whatever_the_number
 #[test]
 fn without_steering_one_thread_receives_for_all_lanes_and_keeps_them_apart() {
     let (mut world, a) = (World::default(), Node::start_lanes(0, 3));
-    let mut b = Node::prepare_lanes(1, ANY, Offloads::NONE, 3, 1);
+    let mut b = Node::prepare_lanes(1, ANY, Offloads::NONE, 3, 0);
     b.run();
     connect(&mut world, &a, &b);
     assert_eq!((b.lanes().receivers(), b.lanes().by_lane().len()), (1, 3));
@@ -174,9 +175,9 @@ fn a_datagram_with_another_lane_in_its_header_is_dropped_and_counted() {
     let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
     let good = sealed(&mut world, 0, &b, queue_lane(1), &packet(0, 1, 1, 100));
     for (lane, reason) in [
-        ([0, 2], "rx_not_authentic"),
+        ([0, 3], "rx_not_authentic"),
         ([0, 0], "rx_not_authentic"),
-        ([1, 1], "rx_not_authentic"),
+        ([1, 2], "rx_not_authentic"),
         ([2, 0], "rx_not_authentic"),
         ([0, 16], "rx_unknown_lane"),
         ([2, 1], "rx_unknown_lane"),

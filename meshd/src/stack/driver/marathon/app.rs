@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use crate::stack::actual::Found;
 use crate::stack::components::Check;
+use crate::stack::definition::DriverKind;
 use crate::stack::definition::{Definition, LABEL, Source};
-use crate::stack::driver::Kind;
 use crate::stack::engine::file_name;
 
 /// Memory of a replica without a limit, in MiB: Mesos wants a number.
@@ -127,7 +127,7 @@ fn labels(definition: &Definition, place: &Place<'_>) -> BTreeMap<String, String
         (LABEL.to_owned(), definition.stack.clone()),
         (format!("{LABEL}.component"), definition.component.clone()),
         (format!("{LABEL}.node"), place.node.to_owned()),
-        (format!("{LABEL}.driver"), Kind::Marathon.word().to_owned()),
+        (format!("{LABEL}.driver"), DriverKind::Marathon.word().to_owned()),
         (format!("{LABEL}.hash"), definition.hash(place.image_id)),
         (format!("{LABEL}.image"), place.image_id.to_owned()),
         (format!("{LABEL}.members"), members.join(",")),
@@ -215,7 +215,7 @@ pub fn found(stack: &str, app: &Value) -> Option<(String, Found)> {
         members,
         founding: label(".founding") == "true",
         image_id: label(".image"),
-        driver: Kind::Marathon,
+        driver: DriverKind::Marathon,
         ..Found::default()
     };
     Some((label(".node"), found))
@@ -300,7 +300,7 @@ mod tests {
     fn definition() -> Definition {
         let mut one = crate::stack::definition::tests::any();
         one.component = "grafana".into();
-        one.driver = Kind::Marathon;
+        one.driver = DriverKind::Marathon;
         one.files.insert("/etc/a.ini".into(), "x".into());
         let secret = SecretRef { name: "db".into(), version: "v7".into() };
         one.secrets.insert("/run/secrets/db".into(), secret);

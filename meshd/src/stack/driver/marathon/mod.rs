@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Driver, Kind, Order, Replica, Waiting};
+use super::{Driver, Order, Replica, Waiting};
 use crate::stack::actual::Actual;
 use crate::stack::agent::{Answer, Request};
-use crate::stack::definition::{Definition, LABEL};
+use crate::stack::definition::{Definition, DriverKind, LABEL};
 use crate::stack::desired;
 use crate::stack::fleet::Fleet;
 use crate::stack::plan::{Action, Blocked, Plan};
@@ -92,7 +92,7 @@ pub async fn look(
         let place = report.containers.iter().position(|other| other.component == found.component);
         match place.map(|place| &mut report.containers[place]) {
             // An agent's own container is removed before.
-            Some(container) if container.driver == Kind::Direct => {}
+            Some(container) if container.driver == DriverKind::Direct => {}
             // The application counts: the container may be the one that it replaces at this moment.
             Some(container) => {
                 container.drift.append(&mut found.drift);
@@ -110,7 +110,7 @@ pub async fn look(
     for (node, report) in &mut actual.nodes {
         for found in report.iter_mut().flat_map(|report| &mut report.containers) {
             let known = seen.iter().any(|(at, component)| at == node && *component == found.component);
-            if found.driver == Kind::Marathon && !known {
+            if found.driver == DriverKind::Marathon && !known {
                 found.drift.push("application: there is none in Marathon".into());
             }
         }
@@ -132,7 +132,7 @@ pub async fn rehearse(client: &Client, stack: &Stack, actual: &Actual, plan: &Pl
     let Ok(replicas) = desired::replicas(stack, &plan.ids, &versions) else { return Vec::new() };
     for replica in &replicas {
         let definition = &replica.definition;
-        if definition.driver != Kind::Marathon {
+        if definition.driver != DriverKind::Marathon {
             continue;
         }
         let report = actual.report(&replica.node);
@@ -149,7 +149,7 @@ pub async fn rehearse(client: &Client, stack: &Stack, actual: &Actual, plan: &Pl
         let apps = groups.entry(format!("/{}/{}", stack.name, definition.component)).or_default();
         apps.push(app::render(definition, &place));
     }
-    let changes = |step: &crate::stack::plan::Step| matches!(&step.action, Action::Create { definition, .. } if definition.driver == Kind::Marathon);
+    let changes = |step: &crate::stack::plan::Step| matches!(&step.action, Action::Create { definition, .. } if definition.driver == DriverKind::Marathon);
     if groups.is_empty() || !plan.steps.iter().any(changes) {
         return Vec::new();
     }

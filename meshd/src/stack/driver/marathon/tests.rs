@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::script::{Asked, Reply, serve};
 use super::*;
-use crate::stack::apply::{Observer, Progress};
 use crate::stack::plan::{Action, Reason, Step};
+use crate::stack::progress::{Observer, Progress};
 
 const ID: &str = "/s/grafana/ams";
 const DEPLOYMENTS: &str = "/v2/deployments";

@@ -1,0 +1,4 @@
+//! libFuzzer target for [`meshnet_fuzz::files::key_file`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| meshnet_fuzz::files::key_file(bytes));

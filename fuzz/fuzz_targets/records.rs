@@ -1,0 +1,4 @@
+//! libFuzzer target for [`meshnet_fuzz::gossip::records`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| meshnet_fuzz::gossip::records(bytes));
