@@ -4,10 +4,14 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use meshnet::crypto::{HEADER_LEN, LaneOpener, LaneSealer, REPLAY_WINDOW, ReplayWindow, Suite, TAG_LEN};
+use meshnet::crypto::{
+    HEADER_LEN, KemSecret, LaneOpener, LaneSealer, REPLAY_WINDOW, ReplayWindow, Suite, TAG_LEN, encapsulate,
+};
 use proto::data::{Header, TRAILER_LEN};
 use proto::id::{Counter, ReceiverIndex};
 use proto::lane::Lane;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 
 /// Inner packet sizes, in bytes.
 const SIZES: [usize; 3] = [64, 256, 1400];
@@ -96,5 +100,18 @@ fn brief() -> Criterion {
     Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2))
 }
 
-criterion_group!(name = benches; config = brief(); targets = seal, open, replay);
+/// What the post-quantum half of a session costs: its initiator makes a key and opens the answer, its responder answers.
+fn kem(c: &mut Criterion) {
+    let mut rng = StdRng::seed_from_u64(1);
+    let secret = KemSecret::random(&mut rng);
+    let key = secret.public();
+    let (ciphertext, _) = encapsulate(&key, &mut rng).expect("a key");
+    let mut group = c.benchmark_group("ml-kem-768");
+    group.bench_function("key", |b| b.iter(|| KemSecret::random(&mut rng).public()));
+    group.bench_function("answer", |b| b.iter(|| encapsulate(black_box(&key), &mut rng).expect("a key")));
+    group.bench_function("open", |b| b.iter(|| secret.open(black_box(&ciphertext))));
+    group.finish();
+}
+
+criterion_group!(name = benches; config = brief(); targets = seal, open, replay, kem);
 criterion_main!(benches);

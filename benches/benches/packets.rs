@@ -1,6 +1,5 @@
 //! Headers, and whole transforms of the data plane: a packet in, a datagram out, and back, and through a relay.
 
-use std::collections::HashMap;
 use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -88,6 +87,7 @@ fn snapshot(at: usize, relayed: bool) -> Snapshot {
             sealer: sealer(at, other),
             primary,
             duplicate: None,
+            spread: None,
             mtu: u16::MAX,
             offload: true,
             silent: false,
@@ -95,22 +95,23 @@ fn snapshot(at: usize, relayed: bool) -> Snapshot {
         })));
         let opener = Arc::new(Opener::new(Suite::Aes256Gcm, &key(other, at), true));
         let is_relay = other == RELAY;
-        let receiver = Receiver { slot: slot(other), member: member(other), is_relay, opener, stats };
+        let receiver =
+            Receiver { slot: slot(other), member: member(other), is_relay, packets: true, opener, stats };
         receivers.insert(index(other, at), receiver);
     }
     let hop = |to: usize| {
         let label = RelayLabel::SELF;
-        Some(RelayHop {
+        Some(Arc::new(RelayHop {
             neighbour: slot(to),
             socket: SOCKET,
             to: endpoint(to),
             sealer: sealer(RELAY, to),
             label,
-        })
+        }))
     };
     let table = RelayTable {
         labels: vec![None, None, Some(slot(0)), Some(slot(1))],
-        members: HashMap::from([(member(0), slot(0)), (member(1), slot(1))]),
+        members: vec![(member(0), slot(0)), (member(1), slot(1))],
         hops: vec![hop(0), hop(1), None],
         limit: None,
     };

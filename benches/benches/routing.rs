@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use ipnet::{IpNet, Ipv4Net};
-use meshnet::route::{Fib, FibBuilder, Offer};
+use meshnet::route::{Fib, FibBuilder, Offer, Way};
 
 /// A table with one member for each prefix: half are addresses of members, half subnets of 24 bits.
 fn table(prefixes: u32) -> Fib<u32> {
@@ -15,7 +15,8 @@ fn table(prefixes: u32) -> Fib<u32> {
         builder.add_address(member(owner), owner);
         let network = Ipv4Addr::from(0xac10_0000_u32.wrapping_add(owner << 8));
         let prefix = Ipv4Net::new(network, 24).expect("24 is a length");
-        builder.add_subnet(IpNet::V4(prefix), Offer { owner, weight: 0, cost_us: Some(owner) });
+        builder
+            .add_subnet(IpNet::V4(prefix), Offer { owner, weight: 0, way: Way::Known, salt: owner.into() });
     }
     assert_eq!(builder.refused(), 0);
     builder.build()
@@ -41,7 +42,7 @@ fn lookup(c: &mut Criterion) {
             group.bench_function(BenchmarkId::new(name, prefixes), |b| {
                 b.iter(|| {
                     next = (next + 1) % addresses.len();
-                    fib.lookup(black_box(&addresses[next]))
+                    fib.lookup(black_box(&addresses[next]), || next as u64)
                 });
             });
         };

@@ -8,6 +8,7 @@
 //! [`micro`] compares the criterion micro-benchmarks of this crate with the last committed figures.
 
 pub mod facts;
+pub mod faults;
 pub mod metric;
 pub mod micro;
 pub mod report;

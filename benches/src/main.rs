@@ -3,6 +3,7 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use meshnet_benches::facts::Facts;
+use meshnet_benches::faults::{Fault, Outcomes};
 use meshnet_benches::metric::Metric;
 use meshnet_benches::report::{Entry, Report, chart, page, table};
 use meshnet_benches::suite::{self, Figures, Plan};
@@ -73,6 +74,21 @@ enum Verb {
         #[arg(long, value_name = "FILE")]
         into: Option<PathBuf>,
     },
+    /// Make the same faults happen to each system, and compare what they cost a flow
+    Faults {
+        /// How often each fault is made
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
+        runs: u16,
+        /// Where meshd is, if it is not beside this program
+        #[arg(long, value_name = "PATH", env = netlab::mesh::BINARY)]
+        meshd: Option<PathBuf>,
+        /// Only these systems and faults, separated by commas
+        #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+        only: Vec<String>,
+        /// A file of outcomes, which new ones are added to: a long comparison can be made in parts
+        #[arg(long, value_name = "FILE")]
+        into: Option<PathBuf>,
+    },
     /// Run the micro-benchmarks and compare them with the committed figures
     Micro {
         /// Put the new figures in the place of the committed ones
@@ -96,6 +112,9 @@ fn main() -> ExitCode {
         Some(Verb::Report { json, into }) => report_again(json, into.as_deref()),
         Some(Verb::Micro { save, measured, baseline, target }) => {
             compare_micro(*save, *measured, baseline, target)
+        }
+        Some(Verb::Faults { runs, meshd, only, into }) => {
+            faults(&args, usize::from(*runs), meshd.as_deref(), only, into.as_deref())
         }
         None => run(&args),
     };
@@ -281,6 +300,62 @@ fn report_again(json: &Path, into: Option<&Path>) -> anyhow::Result<ExitCode> {
         fs::write(path, text).with_context(|| path.display().to_string())?;
         println!("and into {}", path.display());
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn faults(
+    args: &Args,
+    runs: usize,
+    meshd: Option<&Path>,
+    only: &[String],
+    into: Option<&Path>,
+) -> anyhow::Result<ExitCode> {
+    netlab::access::acquire()?;
+    let scratch = Scratch::new()?;
+    let mut systems: Vec<Box<dyn System>> = Vec::new();
+    let binary = match meshd {
+        Some(path) => path.to_owned(),
+        None => netlab::mesh::binary()?,
+    };
+    systems.push(Box::new(Meshnet::new(binary, Cipher::Auto)));
+    let found = |program: &str| system::find(program, &args.programs);
+    if let Some(path) = found("tincd") {
+        systems.push(Box::new(Tinc::new("tinc", &path, &scratch.0)?));
+    }
+    if let Some(path) = found("nebula") {
+        systems.push(Box::new(Nebula::new("nebula", &path, &scratch.0)?));
+    }
+    let wants = |name: &str, all: &[&str]| {
+        !only.iter().any(|word| all.contains(&word.as_str())) || only.iter().any(|word| word == name)
+    };
+    let names: Vec<String> = systems.iter().map(|system| system.name().to_owned()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let all: Vec<&str> = Fault::ALL.iter().map(|fault| fault.name()).collect();
+    if let Some(word) =
+        only.iter().find(|word| !names.contains(&word.as_str()) && !all.contains(&word.as_str()))
+    {
+        anyhow::bail!("--only: {word:?} is none of {names:?} or {all:?}");
+    }
+    let mut outcomes: Outcomes = match into {
+        Some(path) if path.exists() => serde_json::from_str(&fs::read_to_string(path)?)?,
+        _ => Outcomes::default(),
+    };
+    for fault in Fault::ALL.into_iter().filter(|fault| wants(fault.name(), &all)) {
+        for system in systems.iter().filter(|system| wants(system.name(), &names)) {
+            for run in 1..=runs {
+                let cost = fault.cost(system.as_ref());
+                match &cost {
+                    Ok(cost) => eprintln!("{}, {}, run {run}: {cost:?}", fault.name(), system.name()),
+                    Err(error) => eprintln!("{}, {}, run {run}: {error:#}", fault.name(), system.name()),
+                }
+                outcomes.add(fault, system.as_ref(), cost?);
+                if let Some(path) = into {
+                    fs::write(path, serde_json::to_string_pretty(&outcomes)? + "\n")?;
+                }
+            }
+        }
+    }
+    println!("{}", outcomes.table());
     Ok(ExitCode::SUCCESS)
 }
 

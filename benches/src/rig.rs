@@ -2,7 +2,7 @@
 //! machines around one switch.
 
 use anyhow::Context;
-use netlab::{Lab, Machine};
+use netlab::{Lab, Machine, Port};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Networks of the cables, in a row (RFC 5737); the first is also that of the switch.
@@ -15,13 +15,15 @@ pub struct Shape {
     pub relays: usize,
     /// Peers of the last machine on one switch with it; 0 for machines in a row.
     pub spokes: usize,
+    /// All machines are on one switch, and every two could talk without another between them.
+    pub switched: bool,
     /// MTU of the cables, in bytes.
     pub underlay_mtu: u32,
 }
 
 impl Shape {
     /// Two machines on one cable with an MTU of 1500.
-    pub const DIRECT: Shape = Shape { relays: 0, spokes: 0, underlay_mtu: 1500 };
+    pub const DIRECT: Shape = Shape { relays: 0, spokes: 0, switched: false, underlay_mtu: 1500 };
 }
 
 /// Machines in a row, the interface towards the next machine called `right`, towards the one before `left`. Or
@@ -30,6 +32,7 @@ impl Shape {
 pub struct Rig {
     machines: Vec<Machine>,
     shape: Shape,
+    ports: Vec<Port>,
     // Dropped last: takes the namespaces down.
     lab: Lab,
 }
@@ -44,11 +47,11 @@ impl Rig {
         let count = shape.machines();
         let machines =
             (0..count).map(|number| lab.machine(&format!("n{number}"))).collect::<Result<Vec<_>, _>>()?;
-        let rig = Rig { machines, shape, lab };
-        if shape.spokes > 0 {
+        let mut rig = Rig { machines, shape, ports: Vec::new(), lab };
+        if shape.on_one_switch() {
             let switch = rig.lab.switch("lan")?;
-            for (number, machine) in rig.machines.iter().enumerate() {
-                machine.plug(&switch, &[&format!("{}/24", on_switch(number))])?;
+            for (number, machine) in rig.machines.clone().iter().enumerate() {
+                rig.ports.push(machine.plug(&switch, &[&format!("{}/24", on_switch(number))])?);
             }
             return Ok(rig);
         }
@@ -61,6 +64,11 @@ impl Rig {
     /// What it looks like.
     pub fn shape(&self) -> Shape {
         self.shape
+    }
+
+    /// The machines' ports, where they are on one switch.
+    pub fn ports(&self) -> &[Port] {
+        &self.ports
     }
 
     /// The machines in a row.
@@ -92,6 +100,7 @@ impl Rig {
     pub fn neighbours(&self, machine: usize) -> Vec<usize> {
         let last = self.machines.len() - 1;
         match self.shape.spokes {
+            _ if self.shape.switched => (0..=last).filter(|other| *other != machine).collect(),
             0 => (0..=last).filter(|other| other.abs_diff(machine) == 1).collect(),
             _ if machine == last => (0..last).collect(),
             _ => vec![last],
@@ -100,7 +109,7 @@ impl Rig {
 
     /// The underlay addresses of a machine, towards the machine before and then towards the next.
     pub fn addresses(&self, machine: usize) -> Vec<Ipv4Addr> {
-        if self.shape.spokes > 0 {
+        if self.shape.on_one_switch() {
             return vec![on_switch(machine)];
         }
         let before = machine.checked_sub(1).map(|cable| at(cable, 2));
@@ -114,7 +123,7 @@ impl Rig {
     /// When they are no neighbours.
     pub fn address_towards(&self, of: usize, to: usize) -> Ipv4Addr {
         assert!(self.neighbours(to).contains(&of), "neighbours");
-        if self.shape.spokes > 0 {
+        if self.shape.on_one_switch() {
             return on_switch(of);
         }
         if of < to { at(of, 1) } else { at(to, 2) }
@@ -161,6 +170,8 @@ impl Rig {
             far.namespace()
         ))?;
         for (machine, interface, host) in [(near, "right", 1), (far, "left", 2)] {
+            // Who finds its neighbour by IPv6, too, has a second way on the same cable, which carries 20 bytes less.
+            machine.sysctl(&format!("net.ipv6.conf.{interface}.disable_ipv6"), "1")?;
             machine.ip(&format!("addr add {}/24 dev {interface}", at(cable, host)))?;
             machine.ip(&format!("link set {interface} up"))?;
         }
@@ -169,13 +180,18 @@ impl Rig {
 }
 
 impl Shape {
+    fn on_one_switch(self) -> bool {
+        self.switched || self.spokes > 0
+    }
+
     /// How many machines it has.
     pub fn machines(self) -> usize {
         if self.spokes > 0 { self.spokes + 1 } else { self.relays + 2 }
     }
 }
 
-fn on_switch(machine: usize) -> Ipv4Addr {
+/// The address of a machine on the switch.
+pub(crate) fn on_switch(machine: usize) -> Ipv4Addr {
     at(0, machine as u8 + 1)
 }
 

@@ -76,18 +76,22 @@ impl Nebula {
                 rig.address_towards(other, number)
             );
         }
-        let relay = (rig.shape().relays > 0).then(|| overlay(1));
-        match relay {
+        let relays: Vec<String> = (0..rig.machines().len())
+            .filter(|number| rig.is_relay(*number))
+            .map(|number| format!("\"{}\"", overlay(number)))
+            .collect();
+        let relays = (!relays.is_empty()).then(|| relays.join(", "));
+        match relays {
             None => text.push_str("lighthouse: {am_lighthouse: false, hosts: []}\n"),
             Some(_) if rig.is_relay(number) => {
                 text.push_str(
                     "lighthouse: {am_lighthouse: true}\nrelay: {am_relay: true, use_relays: false}\n",
                 );
             }
-            Some(relay) => {
+            Some(relays) => {
                 let _ =
-                    writeln!(text, "lighthouse: {{am_lighthouse: false, interval: 1, hosts: [\"{relay}\"]}}");
-                let _ = writeln!(text, "relay: {{am_relay: false, use_relays: true, relays: [\"{relay}\"]}}");
+                    writeln!(text, "lighthouse: {{am_lighthouse: false, interval: 1, hosts: [{relays}]}}");
+                let _ = writeln!(text, "relay: {{am_relay: false, use_relays: true, relays: [{relays}]}}");
             }
         }
         text
@@ -104,9 +108,9 @@ impl System for Nebula {
         format!("nebula {}, AES-256-GCM", version.unwrap_or_default().replace("Version: ", ""))
     }
 
-    /// It relays once.
+    /// It relays once, over any of several relays.
     fn can(&self, shape: Shape) -> bool {
-        shape.relays <= 1
+        shape.relays <= 1 || shape.switched
     }
 
     fn start(&self, rig: &Rig) -> anyhow::Result<Running> {

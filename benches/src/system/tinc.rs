@@ -76,7 +76,7 @@ impl Tinc {
                 let _ = writeln!(host, "Address = {}", rig.address_towards(other, number));
             }
             host.push_str(self.cipher.map_or("", |(line, _)| line));
-            if rig.shape().relays > 0 && !rig.is_relay(other) {
+            if rig.shape().relays > 0 && !rig.shape().switched && !rig.is_relay(other) {
                 host.push_str("IndirectData = yes\n");
             }
             fs::write(home.join(format!("hosts/n{other}")), host + &public)?;
