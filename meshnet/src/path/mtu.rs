@@ -7,9 +7,13 @@
 //! *Black holes.* While datagrams longer than [`LARGE`] flow, the size in use is confirmed every [`CONFIRM_EVERY`], and the
 //! more often the more flows, for [`CONFIRM_SHARE`] of it. A short *witness* leaves with each such probe, right behind it:
 //! when the witness was answered and the long one not within a moment, the long one was lost, and nobody waits longer. Then
-//! several more go out in quick succession, together with shorter ones; as many as make it improbable (1 in 10,000) that
+//! several more go out in quick succession, together with shorter ones; as many as make it improbable (1 in 100,000) that
 //! chance took all of them on a path with this loss. If all stay unanswered while something shorter is answered, the size no
 //! longer passes, and the longest one that was answered takes its place.
+//!
+//! *Loss* is the highest of three shares: that of all round trips; that of the probes here, of sizes that pass, for a full
+//! queue drops long datagrams first; and that of those in this very succession, for a stream that overflows a queue loses half
+//! of what it sends for a moment.
 
 use std::time::Duration;
 
@@ -43,7 +47,9 @@ const RAISE_EVERY: Duration = Duration::from_secs(600);
 /// and after a size had to be given up, then in doubling intervals.
 const RAISE_SOON: Duration = Duration::from_secs(10);
 /// A lost probe of any size is tried again so often at least (RFC 8899's `MAX_PROBES`) and at most.
-const TRIES: std::ops::RangeInclusive<u8> = 3..=10;
+const TRIES: std::ops::RangeInclusive<u8> = 3..=12;
+/// That chance alone has a size given up. Up to 20 times a second there is an opportunity for it.
+const BY_CHANCE: f32 = 1e-5;
 /// Late answers are taken for this long.
 const REMEMBER: Duration = Duration::from_secs(5);
 /// Most probes that are remembered.
@@ -82,6 +88,7 @@ pub struct Search {
     flights: Vec<Flight>,
     /// Probes of a size that stayed without answer since one of at least that size was answered.
     misses: Vec<(u16, u8)>,
+    losses: Losses,
     /// The longest size answered since the one in use was doubted.
     best: u16,
     /// When the size in use was asked for or doubted last.
@@ -117,6 +124,44 @@ struct Flight {
     /// When a shorter one was answered that left after it.
     overtaken: Option<Mono>,
     missed: bool,
+    /// It was lost although its size passes.
+    by_chance: bool,
+}
+
+/// How many probes are lost of sizes that pass.
+#[derive(Clone, Copy, Default, Debug)]
+struct Losses {
+    /// Of the last ones, a share.
+    share: f32,
+    /// How many that share is of, up to [`Losses::MOST`].
+    of: u8,
+    /// Since the size in use was asked for last.
+    lost: u8,
+    answered: u8,
+}
+
+impl Losses {
+    /// One probe has this much weight at first, so that the first one that is lost is not all of them ...
+    const FEWEST: u8 = 8;
+    /// ... and this much later on.
+    const MOST: u8 = 64;
+
+    fn note(&mut self, lost: bool) {
+        self.of = (self.of + 1).clamp(Losses::FEWEST, Losses::MOST);
+        self.share += (f32::from(u8::from(lost)) - self.share) / f32::from(self.of);
+        let count = if lost { &mut self.lost } else { &mut self.answered };
+        *count = count.saturating_add(1);
+    }
+
+    fn begin(&mut self) {
+        (self.lost, self.answered) = (0, 0);
+    }
+
+    /// The higher one of both shares.
+    fn share(&self) -> f32 {
+        let resolved = u16::from(self.lost) + u16::from(self.answered);
+        self.share.max(f32::from(self.lost) / f32::from(resolved.max(1)))
+    }
 }
 
 impl Flight {
@@ -137,6 +182,7 @@ impl Search {
             queue: Vec::new(),
             flights: Vec::new(),
             misses: Vec::new(),
+            losses: Losses::default(),
             best: 0,
             checked: now,
             next: now,
@@ -247,7 +293,7 @@ impl Search {
         if self.flights.len() >= MAX_FLIGHTS {
             self.flights.remove(0);
         }
-        self.flights.push(Flight { id, size, sent: now, overtaken: None, missed: false });
+        self.flights.push(Flight { id, size, sent: now, overtaken: None, missed: false, by_chance: false });
     }
 
     /// An answer came to the probe with this number. `false` if it is none of this path's.
@@ -258,7 +304,9 @@ impl Search {
             earlier.overtaken.get_or_insert(now);
         }
         self.misses.retain(|(missed, _)| *missed > size);
+        self.losses.note(false);
         self.best = self.best.max(size);
+        self.count_losses();
         if size < self.size {
             return true;
         }
@@ -314,7 +362,18 @@ impl Search {
                 self.next = self.next.min(now);
             }
         }
+        self.count_losses();
         self.flights.retain(|flight| now.since(flight.sent) < REMEMBER.max(conditions.patience));
+    }
+
+    /// What was lost although something at least as long was answered was lost by chance.
+    fn count_losses(&mut self) {
+        let passing = self.best;
+        let passes = |flight: &&mut Flight| flight.missed && !flight.by_chance && flight.size <= passing;
+        for lost in self.flights.iter_mut().filter(passes) {
+            lost.by_chance = true;
+            self.losses.note(true);
+        }
     }
 
     fn plan(&mut self, now: Mono, conditions: &Conditions) {
@@ -334,13 +393,14 @@ impl Search {
     fn confirm(&mut self, now: Mono) {
         self.phase = Phase::Confirm(0);
         (self.checked, self.next, self.best) = (now, now, 0);
+        self.losses.begin();
         let size = self.size;
         self.misses.retain(|(missed, _)| *missed > size);
         self.flights.retain(|flight| !flight.missed || flight.size > size);
     }
 
     fn plan_confirming(&mut self, now: Mono, conditions: &Conditions, round: u32) {
-        let tries = tries(conditions.loss);
+        let tries = tries(conditions.loss.max(self.losses.share()));
         let (missed, open) = (self.misses_of(self.size), self.open(self.size));
         if missed >= tries {
             let answers = self.best > 0 || conditions.answered.is_some_and(|at| at > self.checked);
@@ -381,7 +441,7 @@ impl Search {
     }
 
     fn plan_raising(&mut self, now: Mono, conditions: &Conditions) {
-        let tries = tries(conditions.loss);
+        let tries = tries(conditions.loss.max(self.losses.share()));
         let ceiling = SIZES
             .iter()
             .copied()
@@ -464,10 +524,10 @@ impl Search {
     }
 }
 
-/// How many probes in a row have to be lost before that cannot be chance: with this loss one time in 10,000.
+/// How many probes in a row have to be lost before that cannot be chance, with this loss.
 fn tries(loss: f32) -> u8 {
     let loss = loss.clamp(0.01, 0.9);
-    ((1e-4_f32.ln() / loss.ln()).ceil() as u8).clamp(*TRIES.start(), *TRIES.end())
+    ((BY_CHANCE.ln() / loss.ln()).ceil() as u8).clamp(*TRIES.start(), *TRIES.end())
 }
 
 #[cfg(test)]
