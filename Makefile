@@ -29,7 +29,7 @@ SIMULATOR := $(patsubst tests/tests/%.rs,--test %,$(filter-out tests/tests/netns
 
 NETWORK := ip=iproute2 nft=nftables unshare=util-linux
 PEERS := tincd=tinc wireguard-go=wireguard-go wg=wireguard-tools nebula=nebula
-SCENARIOS := $(NETWORK) iperf3=iperf3 ethtool=ethtool conntrack=conntrack miniupnpd=miniupnpd-nftables
+SCENARIOS := $(NETWORK) ping=iputils-ping iperf3=iperf3 ethtool=ethtool conntrack=conntrack miniupnpd=miniupnpd-nftables
 
 .PHONY: demo test unit portable simulator scenarios test-stack full check cross deny bench bench-faults bench-micro fuzz mutants scale soak build release
 
