@@ -76,8 +76,8 @@ impl Discovery {
         }
     }
 
-    /// Says `announcement` on every LAN. What is not sent is said again in a while.
-    pub(super) fn announce(&self, announcement: &[u8]) {
+    /// Says an `announcement` on every LAN, one for each address family. What is not sent is said again in a while.
+    pub(super) fn announce(&self, mut announcement: impl FnMut() -> Vec<u8>) {
         let group = SockaddrIn::from(SocketAddrV4::new(GROUP4, PORT));
         for index in &self.interfaces {
             if let Some(v4) = &self.v4 {
@@ -86,15 +86,16 @@ impl Discovery {
                     ipi_spec_dst: nix::libc::in_addr { s_addr: 0 },
                     ipi_addr: nix::libc::in_addr { s_addr: 0 },
                 };
+                let announcement = announcement();
                 let (bytes, device) =
-                    ([IoSlice::new(announcement)], [ControlMessage::Ipv4PacketInfo(&device)]);
+                    ([IoSlice::new(&announcement)], [ControlMessage::Ipv4PacketInfo(&device)]);
                 let sent =
                     sendmsg(v4.as_raw_fd(), &bytes, &device, MsgFlags::MSG_DONTWAIT, Some(&group)).err();
                 debug!(error = ?sent, index, "announced over IPv4");
             }
             if let Some(v6) = &self.v6 {
-                let sent =
-                    v6.try_send_to(announcement, SocketAddrV6::new(GROUP6, PORT, 0, *index).into()).err();
+                let group = SocketAddrV6::new(GROUP6, PORT, 0, *index);
+                let sent = v6.try_send_to(&announcement(), group.into()).err();
                 debug!(error = ?sent, index, "announced over IPv6");
             }
         }

@@ -374,7 +374,10 @@ impl Service {
                 let reason = super::show::change(reason);
                 self.history.path(now, &name, PathChange { from, to, reason });
             }
-            Event::Announce(announcement) => self.parts.discovery.announce(&announcement),
+            Event::Announce { ask } => {
+                let node = &mut self.parts.node;
+                self.parts.discovery.announce(|| node.announcement(ask));
+            }
             Event::Join { origin, bytes } => self.take_join(now, origin, &bytes),
             Event::Pong { id, rtt_us, .. } => {
                 let node = &self.parts.node;

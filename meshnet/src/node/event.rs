@@ -209,8 +209,12 @@ pub enum Event {
         /// Why.
         reason: Change,
     },
-    /// To be said on every LAN, in datagrams to the groups of [`proto::lan`].
-    Announce(Vec<u8>),
+    /// This node is to be announced on every LAN, in datagrams to the groups of [`proto::lan`], each one by
+    /// [`super::Node::announcement`].
+    Announce {
+        /// Those who hear it should announce themselves, too.
+        ask: bool,
+    },
     /// Somebody wants to join with an invitation of this node; the answer goes to [`super::Node::answer_join`].
     Join {
         /// Where the answer goes.

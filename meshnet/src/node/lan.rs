@@ -184,13 +184,19 @@ impl Node {
         let late = self.random_jitter(pause / 5);
         self.lan.due = Some(now.mono + pause + late);
         self.lan.said = Some(now.mono);
-        let announcement = self.announcement(ask.is_some());
-        let mut nonce = [0; NONCE_LEN];
-        self.rng.fill_bytes(&mut nonce);
-        self.events.push_back(Event::Announce(seal(&self.me.gate, &nonce, &announcement)));
+        self.events.push_back(Event::Announce { ask: ask.is_some() });
     }
 
-    fn announcement(&self, ask: bool) -> Announcement {
+    /// A datagram that announces this node, for one LAN and one address family: another one has another nonce. Those who hear
+    /// several learn another address from each, of which perhaps only one works; the same bytes once more would be a repetition
+    /// to them.
+    pub fn announcement(&mut self, ask: bool) -> Vec<u8> {
+        let mut nonce = [0; NONCE_LEN];
+        self.rng.fill_bytes(&mut nonce);
+        seal(&self.me.gate, &nonce, &self.what_to_announce(ask))
+    }
+
+    fn what_to_announce(&self, ask: bool) -> Announcement {
         let port = |serves: fn(&super::Socket) -> bool| {
             let mut serving = self.settings.sockets.iter().filter(|socket| serves(socket));
             serving.find(|socket| socket.bound.is_none()).map_or(0, |socket| socket.port)

@@ -1,6 +1,7 @@
 //! Small meshes over a fake network with virtual time: every node is a [`Node`] with its [`Tx`] and [`Rx`].
 
 mod knocking;
+mod lan;
 mod rotation;
 mod trust;
 
@@ -224,7 +225,7 @@ impl World {
                     Event::RevocationsChanged | Event::BundlesChanged => {}
                     Event::Revoked { .. } | Event::Readmitted { .. } => {}
                     Event::Renew { .. } | Event::CertificateChanged | Event::CertificateEnds { .. } => {}
-                    Event::Routes(_) | Event::Wider(_) | Event::Join { .. } | Event::Announce(_) => {}
+                    Event::Routes(_) | Event::Wider(_) | Event::Join { .. } | Event::Announce { .. } => {}
                     Event::NodeUp { name, .. } => host.events.push(format!("{name} reached")),
                     Event::NodeDown { name, .. } => host.events.push(format!("{name} lost")),
                     Event::SubnetUp { name, prefix, .. } => host.events.push(format!("{prefix} by {name}")),

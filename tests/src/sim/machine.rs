@@ -580,7 +580,7 @@ impl Machine {
                 Event::Routes(routes) => outputs.push(Output::Note(format!("routes: {routes:?}"))),
                 Event::Wider(mtu) => outputs.push(Output::Note(format!("wider: {mtu}"))),
                 Event::Undeliverable { error, .. } => outputs.push(Output::Note(format!("{error:?}"))),
-                Event::Announce(bytes) => outputs.push(Output::Announcement(bytes)),
+                Event::Announce { ask } => outputs.push(Output::Announcement(running.node.announcement(ask))),
                 Event::Join { .. } | Event::Pong { .. } => {}
             }
         }
