@@ -22,7 +22,8 @@ const SENDS_AHEAD_BYTES: usize = 256 * 1024;
 /// A connection that is not made, or brings nothing, for so long has failed. On a line that loses a fifth in each direction, every
 /// third repetition or its answer is lost, and the pause doubles each time.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A connection that is not made by then is tried anew: sooner than TCP would, which is not what is measured.
+/// A connection that is not made by then is tried anew: sooner than TCP would, which is not what is measured. So is one that fails,
+/// as where all questions for the neighbour's hardware address were lost.
 const KNOCK: Duration = Duration::from_millis(100);
 /// How often an end that stands still looks whether it is over.
 const LOOK: Duration = Duration::from_millis(50);
@@ -105,7 +106,10 @@ impl Stream {
 
     fn end(self) {
         for end in self.ends {
-            done(done(end.join().unwrap_or_else(|it| std::panic::resume_unwind(it))));
+            let ended = done(end.join().unwrap_or_else(|it| std::panic::resume_unwind(it)));
+            if let Err(error) = ended {
+                panic!("a stream failed after {} bytes: {error}", self.arrived.load(Ordering::Relaxed));
+            }
         }
     }
 }
@@ -145,7 +149,11 @@ fn connect(target: SocketAddr) -> io::Result<TcpStream> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match TcpStream::connect_timeout(&target, KNOCK) {
-            Err(error) if is_pause(&error) && Instant::now() < deadline => {}
+            Err(error) if Instant::now() < deadline => {
+                if !is_pause(&error) {
+                    std::thread::sleep(LOOK);
+                }
+            }
             done => return done,
         }
     }
