@@ -1,8 +1,8 @@
 //! A long run: real daemons, a random fault every now and then, and in the end everybody reaches everybody, and no daemon
 //! has grown.
 //!
-//! An ordinary run has ten daemons and forty seconds. `MESHNET_SOAK=1200` is `make soak`: thirty daemons, a fault every 20 s
-//! for so many seconds. `MESHNET_SOAK_SEED` chooses the faults; a failure tells it.
+//! Without `MESHNET_SOAK` it has ten daemons and forty seconds. `MESHNET_SOAK=180` is part of `make test`, `MESHNET_SOAK=1200` is
+//! `make soak`: thirty daemons, a fault every 20 s for so many seconds. `MESHNET_SOAK_SEED` chooses the faults; a failure tells it.
 
 use meshnet_tests::net::{PORT, admit, done, enlist, figure, found, limit, wait_for_all_pairs};
 use netlab::mesh::Member;

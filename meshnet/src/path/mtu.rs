@@ -400,7 +400,7 @@ impl Search {
     }
 
     fn plan_confirming(&mut self, now: Mono, conditions: &Conditions, round: u32) {
-        let tries = tries(conditions.loss.max(self.losses.share()));
+        let tries = self.tries(conditions);
         let (missed, open) = (self.misses_of(self.size), self.open(self.size));
         if missed >= tries {
             let answers = self.best > 0 || conditions.answered.is_some_and(|at| at > self.checked);
@@ -441,7 +441,7 @@ impl Search {
     }
 
     fn plan_raising(&mut self, now: Mono, conditions: &Conditions) {
-        let tries = tries(conditions.loss.max(self.losses.share()));
+        let tries = self.tries(conditions);
         let ceiling = SIZES
             .iter()
             .copied()
@@ -504,6 +504,11 @@ impl Search {
         self.raise_at = now;
     }
 
+    /// How many probes in a row have to be lost before that cannot be chance.
+    fn tries(&self, conditions: &Conditions) -> u8 {
+        tries(conditions.loss.max(self.losses.share()))
+    }
+
     fn fails(&self, size: u16, tries: u8) -> bool {
         self.misses_of(size) >= tries
     }
@@ -524,7 +529,7 @@ impl Search {
     }
 }
 
-/// How many probes in a row have to be lost before that cannot be chance, with this loss.
+/// As [`Search::tries`], with this loss.
 fn tries(loss: f32) -> u8 {
     let loss = loss.clamp(0.01, 0.9);
     ((BY_CHANCE.ln() / loss.ln()).ceil() as u8).clamp(*TRIES.start(), *TRIES.end())
