@@ -158,6 +158,7 @@ impl Node {
         }
         for origin in self.known_origins() {
             self.note_attachment(origin);
+            self.note_confirmation_of(now, origin);
         }
         self.membership.pack();
         self.lsdb.pack();

@@ -40,6 +40,9 @@ pub const CONFIRM_PATIENCE: Duration = Duration::from_secs(30);
 /// How long to wait for sessions in use to be made anew, after the last was begun. Those that are not made anew by then
 /// go on all the same, and end like every session.
 pub const RENEW_PATIENCE: Duration = Duration::from_secs(5);
+/// For so long after a start, members that took part before it are taken to be reachable: sessions with them are only being
+/// made.
+const RESUME_PATIENCE: Duration = Duration::from_secs(1);
 /// How often members that have not confirmed are told again.
 const NUDGE_EVERY: Duration = Duration::from_secs(1);
 /// Sessions are made anew over a time that grows with their number, so that nobody gets all handshakes at once …
@@ -111,6 +114,8 @@ pub(super) struct OwnKeys {
     until: Mono,
     look_at: Mono,
     nudge_at: Mono,
+    /// Until then it is not known who can be reached.
+    resuming_until: Mono,
     /// When to look whether a plan asks for something.
     plan_at: Option<Mono>,
     /// What is being written, and is in force as soon as it is on disk.
@@ -138,6 +143,7 @@ impl OwnKeys {
             until: now + patience,
             look_at: now + LOOK_EVERY,
             nudge_at: now + NUDGE_EVERY,
+            resuming_until: now + RESUME_PATIENCE,
             plan_at: Some(now),
             planned: None,
             generation: 0,
@@ -432,16 +438,25 @@ impl Node {
         let newest = self.keys.announced();
         let others = self.membership.iter().map(|(member, _)| member);
         others
-            .filter(|member| *member != self.me.member && self.is_present(now, *member))
+            .filter(|member| *member != self.me.member && self.may_be_present(now, *member))
             .filter(|member| self.confirmed_by(*member).is_none_or(|number| number < newest))
             .collect()
+    }
+
+    /// Whether a member takes part now, or this node has just started, and it did before.
+    fn may_be_present(&self, now: Now, member: MemberId) -> bool {
+        self.is_present(now, member) || now.mono < self.keys.resuming_until && self.is_announced(now, member)
+    }
+
+    fn is_announced(&self, now: Now, member: MemberId) -> bool {
+        self.membership.is_honoured(now.wall, member)
+            && self.lsdb.get(member).is_some_and(|entry| self.lsdb.is_live(entry, now.mono))
     }
 
     /// Whether a member takes part now, as far as can be told from here.
     pub(super) fn is_present(&self, now: Now, member: MemberId) -> bool {
         let peer = self.peers.get(&member);
-        self.membership.is_honoured(now.wall, member)
-            && self.lsdb.get(member).is_some_and(|entry| self.lsdb.is_live(entry, now.mono))
+        self.is_announced(now, member)
             && !peer.is_some_and(|peer| peer.unresponsive(now.mono))
             && (peer.is_some_and(|peer| peer.up) || self.routing.paths.best(member).is_some())
     }
@@ -463,21 +478,29 @@ impl Node {
         self.peers.values().any(|peer| peer.session.keypairs().any(|keypair| keypair.local_epoch < newest))
     }
 
-    /// A member's record has come: what it says about key epochs, ours and its own.
-    pub(super) fn note_keys_of(&mut self, now: Now, origin: MemberId) {
-        let Some(record) = self.lsdb.get(origin).map(|entry| entry.view()) else { return };
-        let me = self.me.member;
-        let confirms = confirmed_in(&record, me, self.keys.announced());
-        let (floor, announced) = (record.floor(), record.keys().1);
-        if origin == me {
-            return;
-        }
-        self.keys.look_at_plan(now.mono);
-        if let Some(number) = confirms {
+    /// What a member's record says about this node's key epochs. The records of the cache count as well: a member that
+    /// confirmed a key before this node's restart has no reason to say so again.
+    pub(super) fn note_confirmation_of(&mut self, now: Now, origin: MemberId) {
+        let record = self.lsdb.get(origin).map(|entry| entry.view());
+        if let Some(number) =
+            record.and_then(|record| confirmed_in(&record, self.me.member, self.keys.announced()))
+        {
             let known = self.keys.confirmed.entry(origin).or_default();
             *known = number.max(*known);
             self.keys.look_at = self.keys.look_at.min(now.mono);
         }
+    }
+
+    /// A member's record has come: what it says about key epochs, ours and its own.
+    pub(super) fn note_keys_of(&mut self, now: Now, origin: MemberId) {
+        let me = self.me.member;
+        if origin == me {
+            return;
+        }
+        self.note_confirmation_of(now, origin);
+        let Some(record) = self.lsdb.get(origin).map(|entry| entry.view()) else { return };
+        let (floor, announced) = (record.floor(), record.keys().1);
+        self.keys.look_at_plan(now.mono);
         let Some(floor) = floor else { return };
         if self.membership.retire_key_epochs(origin, floor.accepted) {
             self.events.push_back(Event::CacheChanged);

@@ -43,6 +43,8 @@ struct Host {
     /// What was to be written of the own keys, and of which generation it was; and the rotations that came to their end.
     saves: Vec<(KeyRing, u64)>,
     rotated: Vec<KeyEpochNumber>,
+    /// The own keys on its disk, if they are not the first one alone.
+    ring: Option<KeyRing>,
     cache: Vec<u8>,
     identity: [u8; 32],
     transport: [u8; 32],
@@ -117,6 +119,7 @@ impl World {
                 events: Vec::new(),
                 saves: Vec::new(),
                 rotated: Vec::new(),
+                ring: None,
                 cache: Vec::new(),
                 identity: *identity.to_bytes(),
                 transport: *TransportSecret::random(&mut rng).bytes(),
@@ -157,7 +160,7 @@ impl World {
         let config = NodeConfig {
             identity,
             gate: self.gate.clone(),
-            keys: KeyRing::first(OwnEpoch { secret, signed }),
+            keys: host.ring.clone().unwrap_or_else(|| KeyRing::first(OwnEpoch { secret, signed })),
             certificate: host.certificate.clone(),
             issuer: None,
             trust: self.trust.clone(),

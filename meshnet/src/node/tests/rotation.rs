@@ -171,6 +171,30 @@ fn a_key_is_told_when_it_is_on_the_disk_and_erased_when_the_last_session_knows_t
     assert_eq!((phase(&world), &world.hosts[0].rotated[..]), (Phase::Steady, &[number(2)][..]));
 }
 
+/// Killed after a member confirmed the new key, and before all had: nobody has a reason to confirm it again.
+#[test]
+fn a_confirmation_from_before_a_restart_counts_after_it() {
+    // Node 1 hears of node 0 from the relay alone, so that its own record does not change by a restart of node 0.
+    let mut world = World::new(47, &[false, false, false, true]);
+    world.cut.extend([(0, 1), (0, 2), (1, 2)]);
+    world.run(seconds(3));
+    world.silent.insert(2);
+    assert_eq!(rotate(&mut world, false), Ok(number(2)));
+    let (ring, generation) = world.hosts[0].saves.pop().unwrap();
+    world.hosts[0].ring = Some(ring);
+    saved(&mut world, generation);
+    let waits_for =
+        |world: &World| world.hosts[0].node.as_ref().unwrap().keys_view(world.now).waiting_for.clone();
+    world.run(Duration::from_millis(300));
+    assert_eq!((phase(&world), waits_for(&world)), (Phase::Announced, vec![world.id(2)]));
+    world.start(0);
+    world.silent.clear();
+    assert_eq!(phase(&world), Phase::Announced);
+    world.run(seconds(3));
+    assert_eq!(waits_for(&world), []);
+    assert!(phase(&world) > Phase::Announced, "{:?}", phase(&world));
+}
+
 /// Who is known to be away gets the new key when it comes back.
 #[test]
 fn who_is_away_is_not_waited_for() {
