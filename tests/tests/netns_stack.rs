@@ -174,6 +174,9 @@ fn what_goes_wrong_on_the_way_is_told_and_put_right_by_the_next_up() {
         Ok(cluster) => cluster,
         Err(why) => return skipped("a small stack with trouble", &why),
     };
+    // What an engine leaves that ends while it makes a volume.
+    cluster.node("fra").docker(&["volume", "create", "meshd-small-bell-data"]);
+
     // Somebody else's container has our name: it is left alone, and told.
     cluster.node("fra").docker(&["create", "--name", CONTAINER, IMAGE]);
     let foreign = cluster.node("fra").containers();

@@ -70,8 +70,8 @@ pub enum Error {
         /// The number wanted.
         wanted: u32,
     },
-    /// A container under the name is not ours.
-    #[error("a container called {0} is there that this stack did not make: remove or rename it")]
+    /// A container or volume under the name is not ours.
+    #[error("something called {0} is there that this stack did not make: remove or rename it")]
     Foreign(String),
 }
 
@@ -258,21 +258,38 @@ impl Engine {
         Ok(image)
     }
 
+    /// Sees that a volume is there, and that what is in it belongs to this replica.
     async fn volume(&self, volume: &str, definition: &Definition, keeps_id: bool) -> Result<(), Error> {
-        let label = format!("{LABEL}.id");
-        if let Ok(there) = self.docker.inspect_volume(volume).await {
-            return match there.labels.get(&label).filter(|id| keeps_id && **id != definition.id.to_string()) {
-                Some(has) => {
-                    let (volume, has, wanted) = (volume.to_owned(), has.clone(), definition.id);
-                    Err(Error::OtherReplica { volume, has, wanted })
+        let id = format!("{LABEL}.id");
+        match self.docker.inspect_volume(volume).await {
+            Ok(there) => match there.labels.get(LABEL) {
+                Some(stack) if *stack != definition.stack => return Err(Error::Foreign(volume.to_owned())),
+                Some(_) => {
+                    let has = there.labels.get(&id).filter(|has| **has != definition.id.to_string());
+                    return match has.filter(|_| keeps_id) {
+                        Some(has) => {
+                            let (volume, has, wanted) = (volume.to_owned(), has.clone(), definition.id);
+                            Err(Error::OtherReplica { volume, has, wanted })
+                        }
+                        None => Ok(()),
+                    };
                 }
-                None => Ok(()),
-            };
+                // An engine that ends while it makes a volume leaves it without labels: nobody could tell later whose it is.
+                None if is_bare(&there) => {
+                    let none = None::<options::RemoveVolumeOptions>;
+                    self.docker.remove_volume(volume, none).await.map_err(refused("make a volume anew"))?;
+                }
+                // Somebody made it for this component, with something in it.
+                None => return Ok(()),
+            },
+            Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => {}
+            // Making one that is there succeeds, whosever it is.
+            Err(error) => return Err(refused("inspect a volume")(error)),
         }
         let labels = HashMap::from([
             (LABEL.to_owned(), definition.stack.clone()),
             (format!("{LABEL}.component"), definition.component.clone()),
-            (label, definition.id.to_string()),
+            (id, definition.id.to_string()),
         ]);
         let request =
             VolumeCreateRequest { name: Some(volume.to_owned()), labels: Some(labels), ..Default::default() };
@@ -351,6 +368,14 @@ fn make_directory(path: &str) -> Result<(), Error> {
         action: "make a directory for a container",
         message: format!("{path}: {error}"),
     })
+}
+
+/// Whether a volume has nothing in it and nothing said about it, so that another one is as good.
+fn is_bare(volume: &bollard::models::Volume) -> bool {
+    volume.driver == "local"
+        && volume.labels.is_empty()
+        && volume.options.is_empty()
+        && std::fs::read_dir(&volume.mountpoint).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 fn name_of(summary: &bollard::models::ContainerSummary) -> Option<String> {
