@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
@@ -263,11 +263,11 @@ impl Worker {
         }
         let mut evidence = BTreeMap::new();
         for (component, source) in galera {
-            let read = |path: &PathBuf, name: &str| std::fs::read_to_string(path.join(name)).ok();
-            if let Some(path) = engine.data_path(source).await {
+            // What cannot be read is not nothing: a cluster would be founded anew beside it.
+            if let Some(path) = engine.data_path(source).await? {
                 let said = Evidence::read(
-                    read(&path, "grastate.dat").as_deref(),
-                    read(&path, "gvwstate.dat").as_deref(),
+                    read_if_there(&path.join("grastate.dat"))?.as_deref(),
+                    read_if_there(&path.join("gvwstate.dat"))?.as_deref(),
                     self.recovered(stack, component).as_ref().map(|(uuid, seqno)| (uuid.as_str(), *seqno)),
                 );
                 evidence.insert(component.clone(), said);
@@ -308,10 +308,10 @@ impl Worker {
     async fn allow_founding(&self, definition: &Definition) -> anyhow::Result<()> {
         let engine = self.engine()?;
         for source in definition.volumes.values() {
-            let Some(path) = engine.data_path(source).await.map(|path| path.join("grastate.dat")) else {
+            let Some(path) = engine.data_path(source).await?.map(|path| path.join("grastate.dat")) else {
                 continue;
             };
-            if let Ok(text) = std::fs::read_to_string(&path) {
+            if let Some(text) = read_if_there(&path)? {
                 // In place: the file belongs to the server's user.
                 std::fs::write(&path, text.replace("safe_to_bootstrap: 0", "safe_to_bootstrap: 1"))?;
             }
@@ -389,7 +389,17 @@ impl Worker {
     }
 }
 
-fn remove_if_there(path: &std::path::Path) -> io::Result<()> {
+fn read_if_there(path: &Path) -> anyhow::Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(anyhow::Error::new(error).context(format!("cannot read {}", path.display()))),
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -122,10 +122,11 @@ impl Engine {
                 found.push(Found { name, ..Found::default() });
             }
         }
-        let seen = join_all(ours.iter().map(|name| self.inspect(name))).await;
-        // Some may have gone since.
-        let seen: Vec<_> =
-            ours.iter().zip(seen).filter_map(|(name, seen)| Some((name, seen.ok()?))).collect();
+        let all = join_all(ours.iter().map(|name| self.look_at(name))).await;
+        let mut seen = Vec::new();
+        for (name, one) in ours.iter().zip(all) {
+            seen.extend(one?.map(|one| (name, one)));
+        }
         let images: BTreeSet<&String> = seen.iter().filter_map(|(_, seen)| seen.image.as_ref()).collect();
         let images = images.into_iter().map(async |image| {
             let found = self.docker.inspect_image(image).await.ok()?;
@@ -158,7 +159,7 @@ impl Engine {
         let mut found = Vec::new();
         for summary in self.list(filter).await? {
             if let Some(name) = name_of(&summary).filter(|name| !name.ends_with(ONCE))
-                && let Ok(seen) = self.inspect(&name).await
+                && let Some(seen) = self.look_at(&name).await?
             {
                 found.push(body::found(&name, &seen, None));
             }
@@ -189,8 +190,13 @@ impl Engine {
         self.docker.list_containers(Some(options)).await.map_err(refused("list containers"))
     }
 
-    async fn inspect(&self, name: &str) -> Result<ContainerInspectResponse, Error> {
-        self.docker.inspect_container(name, None).await.map_err(refused("inspect a container"))
+    /// A container, if it is there (still).
+    async fn look_at(&self, name: &str) -> Result<Option<ContainerInspectResponse>, Error> {
+        match self.docker.inspect_container(name, None).await {
+            Ok(seen) => Ok(Some(seen)),
+            Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(error) => Err(refused("inspect a container")(error)),
+        }
     }
 
     /// What the engine has under `reference`, if anything.
@@ -221,8 +227,8 @@ impl Engine {
             Ok(_) => {}
             Err(DockerError::DockerResponseServerError { status_code: 409, .. }) => {
                 // Made by an earlier run that was interrupted, or somebody else's.
-                let seen = self.inspect(&name).await?;
-                if body::found(&name, &seen, None).hash != hash {
+                let seen = self.look_at(&name).await?;
+                if seen.is_none_or(|seen| body::found(&name, &seen, None).hash != hash) {
                     return Err(Error::Foreign(name));
                 }
             }
@@ -261,8 +267,9 @@ impl Engine {
     /// Sees that a volume is there, and that what is in it belongs to this replica.
     async fn volume(&self, volume: &str, definition: &Definition, keeps_id: bool) -> Result<(), Error> {
         let id = format!("{LABEL}.id");
-        match self.docker.inspect_volume(volume).await {
-            Ok(there) => match there.labels.get(LABEL) {
+        // Making one that is there would succeed, whosever it is.
+        if let Some(there) = self.look_at_volume(volume).await? {
+            match there.labels.get(LABEL) {
                 Some(stack) if *stack != definition.stack => return Err(Error::Foreign(volume.to_owned())),
                 Some(_) => {
                     let has = there.labels.get(&id).filter(|has| **has != definition.id.to_string());
@@ -281,10 +288,7 @@ impl Engine {
                 }
                 // Somebody made it for this component, with something in it.
                 None => return Ok(()),
-            },
-            Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => {}
-            // Making one that is there succeeds, whosever it is.
-            Err(error) => return Err(refused("inspect a volume")(error)),
+            }
         }
         let labels = HashMap::from([
             (LABEL.to_owned(), definition.stack.clone()),
@@ -309,11 +313,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Foreign`] if it is not of `stack`, or what the engine says.
     pub async fn remove(&self, stack: &str, name: &str, grace_s: u32) -> Result<(), Error> {
-        let seen = match self.docker.inspect_container(name, None).await {
-            Ok(seen) => seen,
-            Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => return Ok(()),
-            Err(error) => return Err(refused("inspect a container")(error)),
-        };
+        let Some(seen) = self.look_at(name).await? else { return Ok(()) };
         let labels = seen.config.and_then(|config| config.labels).unwrap_or_default();
         if labels.get(LABEL).map(String::as_str) != Some(stack) {
             return Err(Error::Foreign(name.to_owned()));
@@ -351,13 +351,23 @@ impl Engine {
         Ok(names)
     }
 
-    /// Where the data of a volume is on the machine.
-    pub async fn data_path(&self, source: &Source) -> Option<std::path::PathBuf> {
-        match source {
+    /// Where the data of a volume is on the machine; `None` if there is no such volume.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub async fn data_path(&self, source: &Source) -> Result<Option<std::path::PathBuf>, Error> {
+        Ok(match source {
             Source::Path(path) => Some(path.into()),
-            Source::Named(name) => {
-                self.docker.inspect_volume(name).await.ok().map(|volume| volume.mountpoint.into())
-            }
+            Source::Named(name) => self.look_at_volume(name).await?.map(|volume| volume.mountpoint.into()),
+        })
+    }
+
+    /// A volume, if it is there.
+    async fn look_at_volume(&self, name: &str) -> Result<Option<bollard::models::Volume>, Error> {
+        match self.docker.inspect_volume(name).await {
+            Ok(volume) => Ok(Some(volume)),
+            Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(error) => Err(refused("inspect a volume")(error)),
         }
     }
 }

@@ -13,7 +13,7 @@ impl Engine {
     /// Processes of a container, by the machine's numbers: those that came of its first one. The engine would run `ps` over
     /// all processes of the machine, for each container.
     pub async fn processes(&self, name: &str) -> Vec<u32> {
-        let Ok(seen) = self.inspect(name).await else { return Vec::new() };
+        let Ok(Some(seen)) = self.look_at(name).await else { return Vec::new() };
         let first = seen.state.and_then(|state| u32::try_from(state.pid?).ok()).filter(|pid| *pid > 0);
         match first.and_then(descendants) {
             Some(found) => found,
