@@ -135,6 +135,18 @@ impl Grid {
         &self.members
     }
 
+    /// What every member has dropped so far, by its own count.
+    pub fn drops(&self) -> String {
+        let of = |member: &Member| {
+            let counters = member.ok(&["metrics"]).unwrap_or_else(|error| error.to_string());
+            let is_drop =
+                |line: &&str| line.contains("drops") && !line.starts_with('#') && !line.ends_with(" 0");
+            let drops: Vec<&str> = counters.lines().filter(is_drop).collect();
+            format!("{}: {}\n", member.machine().name(), drops.join(", "))
+        };
+        self.members.iter().map(of).collect()
+    }
+
     /// Starts 1,000 numbered packets a second each way, and waits until all of them arrive.
     ///
     /// # Panics
