@@ -226,9 +226,9 @@ impl Engine {
         match self.docker.create_container(Some(wanted), body).await {
             Ok(_) => {}
             Err(DockerError::DockerResponseServerError { status_code: 409, .. }) => {
-                // Made by an earlier run that was interrupted, or somebody else's.
+                // Made by an earlier run that was interrupted, or somebody else's. If it is gone again, the start says so.
                 let seen = self.look_at(&name).await?;
-                if seen.is_none_or(|seen| body::found(&name, &seen, None).hash != hash) {
+                if seen.is_some_and(|seen| body::found(&name, &seen, None).hash != hash) {
                     return Err(Error::Foreign(name));
                 }
             }
@@ -240,7 +240,7 @@ impl Engine {
     /// Sees that the image of a container is there, for this architecture, and makes its volumes.
     ///
     /// # Errors
-    /// [`Error::WrongArch`], [`Error::OtherReplica`], or what the engine says.
+    /// [`Error::WrongArch`], [`Error::OtherReplica`], [`Error::Foreign`], or what the engine says.
     pub async fn prepare(&self, definition: &Definition, keeps_id: &[String]) -> Result<ImageFact, Error> {
         let Some(image) = self.image(&definition.image).await else {
             let message = format!("{} is not on this node", definition.image);
