@@ -49,30 +49,19 @@ impl Group {
     /// When `threads` is 0 or more than 128.
     pub fn bind(options: &Options, threads: usize) -> Result<Group, BindError> {
         assert!((1..=128).contains(&threads), "sockets for {threads} threads");
-        let count = 2 * threads;
-        // With a port that may be shared, the kernel would not tell that another program of this user has it.
-        let alone = Socket::bind(&Options { share_port: false, ..options.clone() })?;
-        let port = alone.local_addr().port();
-        let bind = match options.bind {
-            Bind::Any { .. } => Bind::Any { port },
-            Bind::Address(mut address) => {
-                address.set_port(port);
-                Bind::Address(address)
+        // The first one has the port for itself, or the kernel would not tell that another program of this user has it. It is
+        // never given back, so that nobody can take it before the others join in.
+        let first = Socket::bind(&Options { share_port: false, ..options.clone() })?;
+        match first.share_port(true).and_then(|()| join(&first, options, 2 * threads - 1)) {
+            Ok(others) => {
+                let sockets = std::iter::once(first).chain(others).collect();
+                Ok(Group { sockets, steering: Steering::ByLane })
             }
-        };
-        drop(alone);
-        let options = Options { bind, share_port: true, ..options.clone() };
-        let sockets = (0..count).map(|_| Socket::bind(&options)).collect::<Result<Vec<_>, _>>();
-        let steered = sockets.and_then(|sockets| {
-            let local = sockets[0].local_addr();
-            attach(sockets[0].as_fd(), count).map_err(|error| BindError::Io(local, error))?;
-            Ok(sockets)
-        });
-        match steered {
-            Ok(sockets) => Ok(Group { sockets, steering: Steering::ByLane }),
             Err(error) => {
                 tracing::debug!(%error, "one socket for all lanes");
-                Ok(Group { steering: Steering::Unsupported, ..Group::alone(&options)? })
+                // Where this fails, another program of this user can join in, which is no more than untidy.
+                let _ = first.share_port(false);
+                Ok(Group { sockets: vec![first], steering: Steering::Unsupported })
             }
         }
     }
@@ -115,6 +104,23 @@ impl Group {
     pub fn steering(&self) -> Steering {
         self.steering
     }
+}
+
+/// That many more sockets at the address of the first one, which are steered together with it.
+fn join(first: &Socket, options: &Options, count: usize) -> io::Result<Vec<Socket>> {
+    let port = first.local_addr().port();
+    let bind = match options.bind {
+        Bind::Any { .. } => Bind::Any { port },
+        Bind::Address(mut address) => {
+            address.set_port(port);
+            Bind::Address(address)
+        }
+    };
+    let options = Options { bind, share_port: true, ..options.clone() };
+    let others = (0..count).map(|_| Socket::bind(&options)).collect::<Result<_, _>>();
+    let others = others.map_err(io::Error::other)?;
+    attach(first.as_fd(), count + 1)?;
+    Ok(others)
 }
 
 /// Attaches the program to the group that the socket is in.

@@ -53,6 +53,11 @@ impl Socket {
         self.local
     }
 
+    /// `SO_REUSEPORT`: whether sockets of this user that have it, too, may be bound to the same address from now on.
+    fn share_port(&self, share: bool) -> io::Result<()> {
+        self.inner.set_reuse_port(share)
+    }
+
     /// Whether `to` can be reached by this socket as far as the address family goes.
     pub fn serves(&self, to: SocketAddr) -> bool {
         match self.family {

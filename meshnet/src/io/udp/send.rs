@@ -16,6 +16,8 @@ pub const SEGMENTS_MAX: usize = 128;
 const MESSAGES_MAX: usize = 16;
 /// Most pieces in the messages that one system call sends.
 const VECTORS_MAX: usize = 256;
+/// Most errors in a row that count as the fate of earlier datagrams.
+const OLD_ERRORS_MAX: usize = 16;
 
 /// One or more datagrams to one destination.
 #[derive(Clone, Copy, Debug)]
@@ -343,8 +345,9 @@ impl Socket {
         sent
     }
 
-    /// One system call, and a second one if the first only brought the fate of an earlier datagram: with error reports
-    /// on, the kernel gives a pending ICMP error to whoever calls next.
+    /// One system call, and more if those before only brought the fate of earlier datagrams: with error reports on, the
+    /// kernel gives a pending ICMP error to whoever calls next, and each report that another thread reads meanwhile makes
+    /// the next one in the queue pending (net/core/skbuff.c, `sock_dequeue_err_skb`).
     fn send_message(&self, part: &Part<'_>, from: Option<IpAddr>) -> io::Result<()> {
         let Some(envelope) = self.envelope(part, from) else {
             return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
@@ -354,7 +357,7 @@ impl Socket {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         };
         let header = envelope.header(&vectors[..used]);
-        let mut may_be_old = self.reports_errors;
+        let mut old_errors_left = if self.reports_errors { OLD_ERRORS_MAX } else { 0 };
         loop {
             // SAFETY: the header points into `envelope`, `vectors` and the transmit's bytes, which live over the call
             // and are only read.
@@ -373,7 +376,7 @@ impl Socket {
             let error = io::Error::last_os_error();
             match error.raw_os_error() {
                 Some(libc::EINTR) => {}
-                Some(errno) if may_be_old && may_be_earlier(errno) => may_be_old = false,
+                Some(errno) if old_errors_left > 0 && may_be_earlier(errno) => old_errors_left -= 1,
                 _ => return Err(error),
             }
         }

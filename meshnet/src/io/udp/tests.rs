@@ -348,6 +348,48 @@ fn nobody_listening_is_reported_and_does_not_hit_another_destination() {
 }
 
 #[test]
+fn a_storm_of_errors_loses_nothing_of_other_destinations() {
+    in_namespace(|| {
+        let (client, server) = (any(), any());
+        let (dead, live) = ("127.0.0.1:1".parse().unwrap(), at("127.0.0.1", &server));
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let going_on = || !done.load(Ordering::Relaxed);
+        let (mut faults, mut lost) = (0, 0);
+        std::thread::scope(|scope| {
+            // Each fault that is read makes the next one in the queue pending for whoever sends.
+            let reader = scope.spawn(|| {
+                let mut faults = 0;
+                while going_on() {
+                    faults += client.read_faults(|_| {});
+                }
+                faults
+            });
+            for round in 0..10_000 {
+                for _ in 0..20 {
+                    client.send(&Transmit::single(dead, None, b"lost"));
+                }
+                let sent = match round % 2 {
+                    0 => client.send(&Transmit::single(live, None, b"good")),
+                    _ => {
+                        let sent = read(&client.stats().sent);
+                        assert!(
+                            client
+                                .send_many(&[Transmit::single(live, None, b"good")], &mut Cursor::default())
+                        );
+                        if read(&client.stats().sent) == sent + 1 { Sent::All } else { Sent::Refused }
+                    }
+                };
+                lost += usize::from(sent != Sent::All);
+            }
+            done.store(true, Ordering::Relaxed);
+            faults = reader.join().unwrap();
+        });
+        assert!(faults > 100, "the network told of {faults}");
+        assert_eq!(lost, 0);
+    });
+}
+
+#[test]
 fn a_receive_steps_over_old_errors() {
     in_namespace(|| {
         let (client, server) = (any(), any());

@@ -3,16 +3,14 @@ use serde_json::json;
 use super::super::script::{Reply, serve};
 use super::*;
 
-/// An address at which nothing listens.
-async fn nobody() -> SocketAddr {
-    tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
-}
+/// Nothing listens there.
+const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 
 #[tokio::test(flavor = "current_thread")]
 async fn servers_without_a_leader_or_life_are_passed_over_and_the_one_that_answers_is_kept() {
     let (starting, asked) = serve(|_, _, _| Reply::Json(503, json!({"message": "no leader"}))).await;
     let (leader, _) = serve(|_, _, _| Reply::Json(200, json!([]))).await;
-    let client = Client::new(vec![nobody().await, starting, leader]);
+    let client = Client::new(vec![NOBODY, starting, leader]);
     assert_eq!(client.deployments().await, Ok(vec![]));
     assert_eq!(client.deployments().await, Ok(vec![]));
     assert_eq!(asked.lock().unwrap().len(), 1, "the second time, the leader is asked first");
