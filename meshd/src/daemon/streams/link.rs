@@ -31,8 +31,9 @@ const STRANGER_BYTES: usize = 64 * 1024;
 const STRANGER_TIME: Duration = Duration::from_secs(10);
 /// A connection on which nothing arrives for this long is closed.
 const IDLE: Duration = Duration::from_secs(90);
-/// How long the data plane may have no room, in all, before what was read is dropped.
-const INLET_PATIENCE: Duration = Duration::from_millis(50);
+/// How long the data plane may have no room before a datagram that was read is dropped: as long as it may wait at the sender.
+/// Nothing else can be in time behind it, and the other end feels that nothing is read.
+const INLET_PATIENCE: Duration = STALE;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]

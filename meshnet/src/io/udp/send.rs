@@ -304,18 +304,23 @@ impl Socket {
     }
 
     fn send_one_by_one(&self, part: &Part<'_>, from: Option<IpAddr>) -> Sent {
-        let (mut result, mut done) = (Sent::All, 0);
+        let (mut result, mut done, segment) = (Sent::All, 0, part.transmit.segment);
         while done < part.len {
-            let len = part.transmit.segment.min(part.len - done);
+            let len = segment.min(part.len - done);
             let single = Part { offset: part.offset + done, len, ..*part };
             match self.send_part(&single, from) {
                 Sent::All => {}
                 Sent::Blocked(_) => return Sent::Blocked(done),
                 Sent::TooBig => {
-                    // The others have the same length.
-                    let rest = Part { len: part.len - done, ..single };
-                    count(&self.stats.too_big, rest.datagrams() - 1);
-                    return Sent::TooBig;
+                    result = Sent::TooBig;
+                    // The others have the same length, but for the last one, which may be shorter, and somebody else's: a relay
+                    // sends what it gets in one go, a probe of the MTU as well.
+                    let last = (part.len - 1) / segment * segment;
+                    let same = if part.len - last < segment { last } else { part.len };
+                    let skipped = Part { len: same.saturating_sub(done), ..single };
+                    count(&self.stats.too_big, skipped.datagrams().saturating_sub(1));
+                    done = same.max(done + len);
+                    continue;
                 }
                 lost => result = lost,
             }

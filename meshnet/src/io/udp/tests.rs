@@ -204,11 +204,20 @@ fn a_refused_run_is_sent_one_by_one() {
         let (found, _) = receive(&server, 5);
         assert_same(&bytes, 1452, &found);
         assert_eq!(read(&client.stats().segmentation_refused), 1);
-        // Without fragmenting they are lost, and counted.
+        // Without fragmenting they are lost, and counted: all but the last one, which is shorter and fits.
         client.set_mtu_discovery(MtuDiscovery::Probe).unwrap();
-        let transmit = Transmit::run(to, None, 1452, &bytes);
-        assert_eq!(client.send(&transmit), Sent::TooBig);
-        assert!(read(&client.stats().too_big) >= 4, "{:?}", client.stats());
+        for count in [5, 2] {
+            let (before, bytes) = (read(&client.stats().too_big), run_of(count, 1452));
+            assert_eq!(client.send(&Transmit::run(to, None, 1452, &bytes)), Sent::TooBig);
+            assert_eq!(read(&client.stats().too_big) - before, count as u64 - 1, "{:?}", client.stats());
+            assert_eq!(receive(&server, 1).0[0].bytes, bytes[(count - 1) * 1452..]);
+        }
+        // Nothing fits where the last one is as long as the others, or is too long as well.
+        for (len, lost) in [(3 * 1452, 3), (3 * 1452 - 1, 3), (1452, 1)] {
+            let before = read(&client.stats().too_big);
+            assert_eq!(client.send(&Transmit::run(to, None, 1452, &vec![7; len])), Sent::TooBig);
+            assert_eq!(read(&client.stats().too_big) - before, lost, "{:?}", client.stats());
+        }
         let mut faults = Vec::new();
         client.read_faults(|fault| faults.push(fault));
         assert!(faults.iter().any(|fault| fault.kind == FaultKind::TooBig { mtu: 1300 }), "{faults:?}");
