@@ -31,8 +31,8 @@ const STRANGER_BYTES: usize = 64 * 1024;
 const STRANGER_TIME: Duration = Duration::from_secs(10);
 /// A connection on which nothing arrives for this long is closed.
 const IDLE: Duration = Duration::from_secs(90);
-/// How long the data plane may have no room before a datagram that was read is dropped: as long as it may wait at the sender.
-/// Nothing else can be in time behind it, and the other end feels that nothing is read.
+/// How long the data plane may have no room before what was read is dropped: as long as it may wait at the sender. Nothing else
+/// can be in time behind it, and the other end feels that nothing is read.
 const INLET_PATIENCE: Duration = STALE;
 
 /// Why a connection ended.
@@ -103,7 +103,7 @@ async fn read<I: Inlet>(
             count(&table.counters.strangers, 1);
             return End::Stranger;
         }
-        let mut threads = 0u32;
+        let (mut threads, read_at) = (0u32, Instant::now());
         loop {
             let (datagram, next) = match stream::first(&buffer) {
                 Ok(Some((datagram, next))) => (datagram.to_vec(), next),
@@ -115,7 +115,7 @@ async fn read<I: Inlet>(
             };
             buffer.advance(next);
             count(&table.counters.received, 1);
-            match give(inlet, key, datagram).await {
+            match give(inlet, key, datagram, read_at).await {
                 Some(thread) => threads |= 1 << thread,
                 None => count(&table.counters.inbox_full, 1),
             }
@@ -125,12 +125,11 @@ async fn read<I: Inlet>(
 }
 
 /// Gives a datagram to the data plane; while that has no room, nothing more is read, and the other end feels it.
-async fn give<I: Inlet>(inlet: &I, key: Key, mut datagram: Vec<u8>) -> Option<usize> {
-    let began = Instant::now();
+async fn give<I: Inlet>(inlet: &I, key: Key, mut datagram: Vec<u8>, read_at: Instant) -> Option<usize> {
     loop {
         match inlet.give(key, datagram) {
             Ok(thread) => return Some(thread),
-            Err(back) if began.elapsed() < INLET_PATIENCE => datagram = back,
+            Err(back) if read_at.elapsed() < INLET_PATIENCE => datagram = back,
             Err(_) => return None,
         }
         inlet.wake(u32::MAX);
@@ -175,4 +174,37 @@ async fn write(
         }
     }
     End::Closed
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use meshnet::path::SocketId;
+
+    use super::*;
+
+    /// Has room from then on, or never.
+    #[derive(Clone)]
+    struct RoomFrom(Option<Instant>);
+
+    impl Inlet for RoomFrom {
+        fn give(&self, _key: Key, datagram: Vec<u8>) -> Result<usize, Vec<u8>> {
+            if self.0.is_some_and(|from| Instant::now() >= from) { Ok(3) } else { Err(datagram) }
+        }
+
+        fn wake(&self, _threads: u32) {}
+
+        fn closed(&self, _key: Key) {}
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_was_read_waits_for_room_as_long_as_it_may_wait_at_the_sender() {
+        let key = (SocketId::ACCEPTED, SocketAddr::from(([192, 0, 2, 1], 1)));
+        let began = Instant::now();
+        let soon = RoomFrom(Some(began + Duration::from_millis(100)));
+        assert_eq!(give(&soon, key, vec![1], began).await, Some(3));
+        assert_eq!(give(&RoomFrom(None), key, vec![2], began).await, None);
+        assert!(began.elapsed() >= STALE);
+    }
 }
