@@ -170,6 +170,18 @@ mod tests {
         }
     }
 
+    /// Everything told until nothing was for this long. Twice: where this thread had no time for so long, the wait ends before
+    /// what the kernel said meanwhile is read.
+    async fn said_within(watch: &mut Watch, quiet: Duration) -> Changes {
+        let mut all = Changes::NONE;
+        for _ in 0..2 {
+            while let Ok(changes) = timeout(quiet, watch.changed()).await {
+                all = Changes(all.0 | changes.0);
+            }
+        }
+        all
+    }
+
     #[test]
     fn links_addresses_and_routes_are_told_and_the_overlay_is_not() {
         with_interface(|_, index| async move {
@@ -177,8 +189,9 @@ mod tests {
             add_interface("lan0");
             until(&mut watch, Changes::links).await;
             // Addresses of IPv6 come by themselves, when the kernel finds the time.
-            ip("link set lan0 addrgenmode none");
-            ip("link set net0 addrgenmode none");
+            for end in ["lan0", "far-lan0", "net0", "far-net0"] {
+                ip(&format!("link set {end} addrgenmode none"));
+            }
             ip("link set lan0 up");
             ip("addr add 192.0.2.1/24 dev lan0");
             until(&mut watch, Changes::addresses).await;
@@ -186,11 +199,12 @@ mod tests {
             until(&mut watch, Changes::routes).await;
             ip("link set net0 up");
             // Wait until the flock is over, then touch only the overlay's interface.
-            while timeout(Duration::from_millis(500), watch.changed()).await.is_ok() {}
+            said_within(&mut watch, Duration::from_millis(500)).await;
             ip("addr add 10.99.0.1/16 dev net0");
             ip("route add 10.1.0.0/16 dev net0");
-            let told = timeout(Duration::from_millis(300), watch.changed()).await;
-            assert!(told.is_err(), "{told:?}");
+            let told = said_within(&mut watch, Duration::from_millis(300)).await;
+            // What the kernel says late of an interface's carrier is no matter here.
+            assert!(!told.addresses() && !told.routes(), "{told:?}");
         });
     }
 }
