@@ -383,8 +383,7 @@ impl PathSet {
         let at = path.in_flight.iter().position(|flight| flight.id == probe)?;
         let sent = path.in_flight.remove(at).sent;
         let rtt = now.since(sent);
-        let was_alive = path.alive(now);
-        if !was_alive {
+        if std::mem::take(&mut path.died) || !path.alive(now) {
             // What was lost while it was dead says nothing about the path that is back.
             path.quality = Quality::default();
             path.mtu.restart(now);
@@ -674,6 +673,7 @@ impl PathSet {
                     path.next_probe = path.next_probe.min(now + PROBE_ACTIVE);
                 }
             }
+            path.died |= path.proven && !path.alive(now);
         }
     }
 

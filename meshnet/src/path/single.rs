@@ -23,6 +23,8 @@ pub(super) struct Path {
     pub(super) last_reply: Option<Mono>,
     pub(super) last_heard: Option<Mono>,
     pub(super) misses: u32,
+    /// It was dead at some time since the last answer to a probe. (Heard again, it is alive before that answer.)
+    pub(super) died: bool,
     pub(super) tries: u32,
     pub(super) next_probe: Mono,
     pub(super) in_flight: Vec<InFlight>,
@@ -59,6 +61,7 @@ impl Path {
             last_reply: None,
             last_heard: None,
             misses: 0,
+            died: false,
             tries: 0,
             next_probe: now,
             in_flight: Vec::new(),

@@ -292,6 +292,23 @@ fn a_direct_path_that_was_cut_for_long_is_back_soon_after_it_is_mended() {
     assert_eq!(net.set.select(net.now).primary, Some(direct(1)));
 }
 
+#[test]
+fn a_path_that_was_cut_shortly_is_back_soon_also_where_the_other_end_is_heard_before_it_answers() {
+    for heard_first in [false, true] {
+        let mut net = Net::new(&[(RELAY, 2), (direct(1), 1)]);
+        net.run(Duration::from_secs(5), true);
+        net.rtt.insert(direct(1), None);
+        net.run(Duration::from_millis(2200), true);
+        assert_eq!(net.primary(), Some(RELAY));
+        net.rtt.insert(direct(1), Some(Duration::from_millis(1)));
+        if heard_first {
+            net.set.heard(net.now, direct(1));
+        }
+        net.run(PROBE_DEAD + Duration::from_millis(500), true);
+        assert_eq!(net.primary(), Some(direct(1)), "heard first: {heard_first}");
+    }
+}
+
 fn lan(port: u16) -> PathId {
     PathId::Direct { socket: SocketId(0), remote: SocketAddr::from(([192, 168, 1, 1], port)) }
 }
