@@ -47,7 +47,7 @@ impl Capture {
                 nix::net::if_::if_nametoindex(interface).map_err(Error::system("looking up an interface"))?;
             let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(ETH_P_ALL)))
                 .map_err(Error::system("making a packet socket"))?;
-            socket.set_recv_buffer_size(16 << 20).map_err(Error::system("enlarging a buffer"))?;
+            crate::flow::enlarge(&socket, 16 << 20)?;
             socket
                 .set_read_timeout(Some(Duration::from_millis(20)))
                 .map_err(Error::system("setting a timeout"))?;

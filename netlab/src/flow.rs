@@ -1,8 +1,10 @@
 //! A numbered UDP flow from one machine to another: how much arrives, in which order, and how long nothing does.
 
 use crate::{Error, Machine};
+use nix::sys::socket::{setsockopt, sockopt};
 use std::fmt;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -26,16 +28,26 @@ pub struct FlowShape {
     pub payload_bytes: usize,
 }
 
-/// A flow that goes on until [`Flow::stop`].
+/// A flow that goes on until [`Flow::stop`], or until it is dropped.
 #[derive(Debug)]
 pub struct Flow {
     shape: FlowShape,
     start: Instant,
-    stop: Arc<AtomicBool>,
+    stop: StopOnDrop,
     sent: Arc<AtomicU64>,
     arrivals: Arc<Arrivals>,
     sender: JoinHandle<Result<Sent, Error>>,
     receiver: JoinHandle<Vec<Option<u64>>>,
+}
+
+/// Tells both threads of a flow to end.
+#[derive(Debug, Default)]
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// The state of a flow right now.
@@ -131,15 +143,14 @@ impl Flow {
         let outbound = from.udp(any)?;
         let id = u64::from(std::process::id()) << 32 | u64::from(target.port());
         let start = Instant::now();
-        let (stop, sent, arrivals) =
-            (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::default());
+        let (stop, sent, arrivals) = (StopOnDrop::default(), Arc::new(AtomicU64::new(0)), Arc::default());
         let receiver = {
             let arrivals: Arc<Arrivals> = Arc::clone(&arrivals);
-            let stop = stop.clone();
+            let stop = stop.0.clone();
             named("flow receiver", move || receive(&inbound, id, start, &arrivals, &stop))?
         };
         let sender = {
-            let (stop, sent) = (stop.clone(), sent.clone());
+            let (stop, sent) = (stop.0.clone(), sent.clone());
             named("flow sender", move || send(&outbound, target, id, shape, start, &sent, &stop))?
         };
         Ok(Flow { shape, start, stop, sent, arrivals, sender, receiver })
@@ -161,7 +172,7 @@ impl Flow {
     /// # Errors
     /// [`Error::System`] when the sender failed.
     pub fn stop(self) -> Result<FlowReport, Error> {
-        self.stop.store(true, Ordering::Release);
+        drop(self.stop);
         let sent = self.sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let mut arrived_us = self.receiver.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         arrived_us.resize(sent.at_us.len(), None);
@@ -216,6 +227,14 @@ impl FlowReport {
         Some(Duration::from_micros(back_us.saturating_sub(event_us)))
     }
 
+    /// How long after `event` packets were still let through: until the last one was sent that arrived. Zero when none of those
+    /// arrived that were sent after it.
+    pub fn let_through_since(&self, event: Instant) -> Duration {
+        let event_us = micros(event.saturating_duration_since(self.start));
+        let arrived = self.sent_us.iter().zip(&self.arrived_us).rev().find(|(_, arrived)| arrived.is_some());
+        Duration::from_micros(arrived.map_or(0, |(sent, _)| sent.saturating_sub(event_us)))
+    }
+
     /// Packets lost among those sent at or after this moment.
     pub fn lost_since(&self, event: Instant) -> u64 {
         let event_us = micros(event.saturating_duration_since(self.start));
@@ -251,10 +270,17 @@ impl fmt::Display for FlowReport {
 fn listen(target: SocketAddr) -> Result<UdpSocket, Error> {
     let socket = UdpSocket::bind(target).map_err(Error::system("binding the flow's receiver"))?;
     socket.set_read_timeout(Some(Duration::from_millis(20))).map_err(Error::system("setting a timeout"))?;
-    socket2::SockRef::from(&socket)
-        .set_recv_buffer_size(4 << 20)
-        .map_err(Error::system("enlarging a buffer"))?;
+    enlarge(&socket, 4 << 20)?;
     Ok(socket)
+}
+
+/// Gives a socket room for so many bytes. Beyond what the system gives anybody (`net.core.rmem_max`) root alone gets it; who is
+/// root in a user namespace gets less.
+pub(crate) fn enlarge(socket: &impl AsFd, bytes: usize) -> Result<(), Error> {
+    if setsockopt(socket, sockopt::RcvBufForce, &bytes).is_err() {
+        setsockopt(socket, sockopt::RcvBuf, &bytes).map_err(Error::system("enlarging a buffer"))?;
+    }
+    Ok(())
 }
 
 fn named<T: Send + 'static>(

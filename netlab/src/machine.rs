@@ -15,14 +15,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// What every machine starts with, through `sysctl`s that are the namespace's own: addresses that can be used
-/// at once (no duplicate address detection), no filtering by return path, unprivileged ICMP sockets.
-const SYSCTLS: [(&str, &str); 6] = [
+/// at once (no duplicate address detection), no filtering by return path, unprivileged ICMP sockets, every ICMP error.
+const SYSCTLS: [(&str, &str); 7] = [
     ("net.ipv6.conf.all.accept_dad", "0"),
     ("net.ipv6.conf.default.accept_dad", "0"),
     ("net.ipv4.conf.all.rp_filter", "0"),
     ("net.ipv4.conf.default.rp_filter", "0"),
     ("net.ipv4.ping_group_range", "0 0"),
     ("net.ipv4.icmp_ratelimit", "0"),
+    ("net.ipv6.icmp.ratelimit", "0"),
 ];
 
 /// A network namespace with a name. A handle: clones mean the same machine, which lives as long as its lab.

@@ -20,8 +20,8 @@ pub const ARGUMENTS: &str = "MESHD_ARGS";
 /// The TUN interface of a member on its machine.
 pub const INTERFACE: &str = "mesh0";
 
-/// A command that takes longer than this hangs.
-const COMMAND_LIMIT: Duration = Duration::from_secs(20);
+/// A command that takes longer than this hangs. Some wait for others up to a minute, where they are told to.
+const COMMAND_LIMIT: Duration = Duration::from_secs(75);
 
 /// A daemon that does not answer after this long has failed to start.
 const START_LIMIT: Duration = Duration::from_secs(10);

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Looks at a condition until it gives `Ok`, at most for `limit`. `probe` says with `Err` what it saw instead,
-/// which ends up in the error.
+/// Looks at a condition until it gives `Ok`, at most for `limit`, and once more when that is over: who looks may have stood
+/// still meanwhile. `probe` says with `Err` what it saw instead, which ends up in the error.
 ///
 /// # Errors
 /// [`Error::Timeout`] with the last thing seen.
@@ -18,11 +18,12 @@ pub fn until<T, S: Into<String>>(
 ) -> Result<T, Error> {
     let start = Instant::now();
     loop {
+        let is_last = start.elapsed() >= limit;
         let last = match probe() {
             Ok(value) => return Ok(value),
             Err(seen) => seen.into(),
         };
-        if start.elapsed() >= limit {
+        if is_last {
             return Err(Error::Timeout {
                 what: what.to_owned(),
                 waited_ms: start.elapsed().as_millis(),

@@ -2,7 +2,7 @@
 
 use meshnet_tests::net::{
     self, Lan, PORT, SETTLE, admit, done, figure, flow, found, iperf, let_send, overlay, wait_for_all_pairs,
-    wait_for_arrivals,
+    wait_for_arrivals, without_link_local,
 };
 use netlab::mesh::PathStatus;
 use netlab::{Lab, NatKind};
@@ -37,6 +37,7 @@ fn three_nodes_behind_one_nat_and_one_outside_all_reach_each_other() {
     let inside: Vec<_> = (1..=3)
         .map(|number| {
             let machine = done(lab.machine(&format!("n{number}")));
+            without_link_local(&machine);
             done(machine.plug(&home, &[&format!("10.0.0.{number}/24")]));
             done(machine.default_route("10.0.0.254"));
             admit(&outside, &machine, &[], &[])
@@ -66,6 +67,7 @@ fn an_underlay_of_ipv6_only_carries_the_mesh() {
     let lan = done(lab.switch("lan"));
     let machine = |name: &str, address: &str| {
         let machine = done(lab.machine(name));
+        without_link_local(&machine);
         done(machine.plug(&lan, &[address]));
         machine
     };

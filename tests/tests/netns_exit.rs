@@ -1,7 +1,7 @@
 //! The internet through another member, and the routes and rules that this takes.
 
 use meshnet_tests::net::{PORT, SETTLE, done, enlist, figure, found, overlay, restart_with};
-use netlab::mesh::Member;
+use netlab::mesh::{Member, PathStatus};
 use netlab::{Lab, Machine};
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -90,8 +90,9 @@ fn a_member_is_the_way_to_the_internet_and_nothing_leaves_by_another() {
 
     // The home network is as near as before, and the mesh's own packets leave by the router.
     assert!(done(user.machine().ping("192.168.1.77".parse().expect("an address"), SETTLE)).is_some());
-    let path = done(user.path_to("gw")).expect("a path");
-    assert!(path.is_direct() && path.remote.as_deref() == Some("198.51.100.2:4655"), "{path:?}");
+    let by_the_router =
+        |path: &PathStatus| path.is_direct() && path.remote.as_deref() == Some("198.51.100.2:4655");
+    done(user.wait_for_path("gw", SETTLE, by_the_router));
     // Who asks from outside gets an answer by the way the question came.
     let ssh = SocketAddr::new(own, 2222);
     let listener = done(done(user.machine().enter(|| TcpListener::bind(ssh))));

@@ -2,8 +2,8 @@
 //! receiver. `MESHNET_RUNS=5` makes each fault five times and prints medians and 95th percentiles.
 
 use meshnet_tests::net::{
-    Cost, Costs, Lan, PORT, SETTLE, Split, admit, done, enlist, flow, found, let_send, overlay, restart_with,
-    timed, trials, wait_for_all_pairs, wait_for_arrivals,
+    Cost, Lan, PORT, SETTLE, Split, admit, done, enlist, figure, flow, found, let_send, overlay,
+    restart_with, timed, trials, wait_for_all_pairs, wait_for_arrivals,
 };
 use netlab::flow::{Flow, FlowShape};
 use netlab::mesh::{Member, PathStatus};
@@ -32,19 +32,11 @@ impl Flows {
     }
 }
 
-fn must_not_exceed(costs: &Costs, gap_ms: u64) {
-    assert!(costs.worst(|cost| cost.gap_ms) <= gap_ms, "{:?}", costs.0);
-    assert_eq!(costs.worst(|cost| cost.duplicated), 0, "{:?}", costs.0);
-}
-
 #[test]
 fn a_relay_that_is_killed_costs_no_packet() {
-    let costs = trials("relay killed (port unreachable)", || {
+    let costs = trials("relay killed (port unreachable)", 500, || {
         let mut split = Split::with_delays(&UNEQUAL);
         let used = split.relay_in_use();
-        // The kernel sends one node at most six such errors and then one a second, and a slow start may have used them up:
-        // who asked for a relay's port before its daemon was there. Then the relay counts as silent.
-        done(split.relays[used].machine().sysctl("net.ipv4.icmp_ratelimit", "0"));
         let flows = Flows::start(&split.a, &split.b);
         let at = Instant::now();
         split.relays[used].kill();
@@ -52,13 +44,12 @@ fn a_relay_that_is_killed_costs_no_packet() {
         assert_ne!(split.relay_in_use(), used);
         costs
     });
-    must_not_exceed(&costs, 500);
-    assert_eq!(costs.worst(|cost| cost.lost), 0, "{:?}", costs.0);
+    assert_eq!(costs.worst(|cost| cost.lost), 0, "{costs:?}");
 }
 
 #[test]
 fn a_relay_that_falls_silent_costs_a_second_and_a_half_at_most() {
-    let costs = trials("relay silent", || {
+    trials("relay silent", 1500, || {
         let split = Split::with_delays(&UNEQUAL);
         let used = split.relay_in_use();
         let flows = Flows::start(&split.a, &split.b);
@@ -68,49 +59,65 @@ fn a_relay_that_falls_silent_costs_a_second_and_a_half_at_most() {
         assert_ne!(split.relay_in_use(), used);
         costs
     });
-    must_not_exceed(&costs, 1500);
+}
+
+/// Two nodes with a direct path and a relay, who know of no other way.
+fn two_on_a_lan() -> Lan {
+    let mut lan = Lan::new(2);
+    // Or they find the way by IPv6, which stays open.
+    lan.nodes.iter_mut().for_each(|node| restart_with(node, "lan_discovery = false"));
+    let (a, b) = (&lan.nodes[0], &lan.nodes[1]);
+    wait_for_all_pairs(&[a, b, &lan.relay]);
+    wait_until_direct(&lan);
+    lan
+}
+
+fn wait_until_direct(lan: &Lan) {
+    done(lan.nodes[0].wait_for_path("n2", SETTLE, PathStatus::is_direct));
+    done(lan.nodes[1].wait_for_path("n1", SETTLE, PathStatus::is_direct));
+}
+
+/// Cuts the direct path off, and waits until the relay has taken its place.
+fn black_hole(lan: &Lan) {
+    let other = vec!["192.0.2.2".parse().expect("an address")];
+    done(lan.ports[0].apply(&Fault { cut_to: other.clone(), cut_from: other, ..Fault::default() }));
+    let path = done(lan.nodes[0].wait_for_path("n2", SETTLE, PathStatus::is_relayed));
+    assert_eq!(path.via, ["relay"]);
 }
 
 #[test]
-fn a_direct_path_that_goes_dark_is_replaced_by_a_relay_and_taken_back() {
-    let mut back = Vec::new();
-    let mut mended = Vec::new();
-    let costs = trials("direct path black-holed", || {
-        let mut lan = Lan::new(2);
-        // Or they find the way by IPv6, which stays open.
-        lan.nodes.iter_mut().for_each(|node| restart_with(node, "lan_discovery = false"));
-        let (a, b) = (&lan.nodes[0], &lan.nodes[1]);
-        wait_for_all_pairs(&[a, b, &lan.relay]);
-        done(a.wait_for_path("n2", SETTLE, PathStatus::is_direct));
-        done(b.wait_for_path("n1", SETTLE, PathStatus::is_direct));
-        let flows = Flows::start(a, b);
-        let other = vec!["192.0.2.2".parse().expect("an address")];
+fn a_direct_path_that_goes_dark_is_replaced_by_a_relay() {
+    trials("direct path black-holed", 1500, || {
+        let lan = two_on_a_lan();
+        let flows = Flows::start(&lan.nodes[0], &lan.nodes[1]);
         let at = Instant::now();
-        done(lan.ports[0].apply(&Fault { cut_to: other.clone(), cut_from: other, ..Fault::default() }));
-        let path = done(a.wait_for_path("n2", SETTLE, PathStatus::is_relayed));
-        assert_eq!(path.via, ["relay"]);
-        let costs = flows.cost(at, 3000);
-        let flows = Flows::start(a, b);
+        black_hole(&lan);
+        flows.cost(at, 3000)
+    });
+}
+
+#[test]
+fn a_direct_path_that_is_mended_is_taken_back_without_loss() {
+    let mut costs = Vec::new();
+    timed("direct path mended: relay to direct", Duration::from_secs(3), || {
+        let lan = two_on_a_lan();
+        black_hole(&lan);
+        done(lan.nodes[1].wait_for_path("n1", SETTLE, PathStatus::is_relayed));
+        let flows = Flows::start(&lan.nodes[0], &lan.nodes[1]);
         let at = Instant::now();
         done(lan.ports[0].heal());
-        done(a.wait_for_path("n2", SETTLE, PathStatus::is_direct));
-        done(b.wait_for_path("n1", SETTLE, PathStatus::is_direct));
-        back.push(at.elapsed());
-        mended.extend(flows.cost(at, 1000));
-        costs
+        wait_until_direct(&lan);
+        let took = at.elapsed();
+        costs.extend(flows.cost(at, 1000));
+        vec![took]
     });
-    must_not_exceed(&costs, 1500);
-    let mut times = back.into_iter();
-    let times = timed("direct path mended: relay to direct", || times.next().into_iter().collect());
-    assert!(times.iter().all(|time| *time <= Duration::from_secs(3)), "{times:?}");
-    let mut mended = mended.chunks(2).map(<[Cost]>::to_vec);
-    let costs = trials("direct path mended", || mended.next().unwrap_or_default());
-    assert_eq!(costs.worst(|cost| cost.lost), 0, "{:?}", costs.0);
+    figure("direct path mended, cost", format!("{costs:?}"));
+    assert!(costs.iter().all(|cost| (cost.lost, cost.duplicated) == (0, 0)), "{costs:?}");
 }
 
 #[test]
 fn an_underlay_address_changes_and_sessions_go_on_within_a_second() {
-    let costs = trials("underlay address change", || {
+    trials("underlay address change", 1000, || {
         let lan = Lan::new(2);
         let (a, b) = (&lan.nodes[0], &lan.nodes[1]);
         let flows = Flows::start(a, b);
@@ -123,12 +130,11 @@ fn an_underlay_address_changes_and_sessions_go_on_within_a_second() {
         done(b.wait_for_path("n1", SETTLE, PathStatus::is_direct));
         costs
     });
-    must_not_exceed(&costs, 1000);
 }
 
 #[test]
 fn none_of_the_first_packets_between_strangers_is_lost() {
-    timed("five packets at once between strangers, answered", || {
+    timed("five packets at once between strangers, answered", Duration::from_secs(3), || {
         let split = Split::quiet(&[Duration::ZERO]);
         // They must know how to reach each other, and nothing more.
         let prefix = format!("{}/32", overlay(&split.b));
@@ -148,7 +154,7 @@ fn none_of_the_first_packets_between_strangers_is_lost() {
 fn a_subnet_moves_to_its_other_owner_within_three_seconds() {
     for silent in [false, true] {
         let how = if silent { "falls silent" } else { "is killed" };
-        let costs = trials(&format!("subnet moves to its other owner when the first {how}"), || {
+        trials(&format!("subnet moves to its other owner when the first {how}"), 3000, || {
             let lab = done(Lab::new());
             let (internet, office) = (done(lab.switch("internet")), done(lab.switch("office")));
             let relay = done(lab.machine("relay"));
@@ -188,6 +194,5 @@ fn a_subnet_moves_to_its_other_owner_within_three_seconds() {
             let_send(&flow, 6000);
             vec![Cost::of(&done(flow.stop()), at)]
         });
-        must_not_exceed(&costs, 3000);
     }
 }

@@ -59,8 +59,8 @@ fn junk_at_the_socket_changes_nothing_and_memory_stays_flat() {
         |status: &netlab::mesh::Status| status.peers.iter().map(|peer| peer.name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&status_before), names(&status_after));
     assert_eq!(status_after.warnings, status_before.warnings);
-    let path = done(lan.nodes[1].path_to("n1")).expect("a path");
-    assert!(path.is_direct(), "{path:?}");
+    // A change to the relay under the flood is looked at again after a minute.
+    done(lan.nodes[1].wait_for_path("n1", Duration::from_secs(70), netlab::mesh::PathStatus::is_direct));
     done(lan.nodes[1].wait_for_ping(target, SETTLE));
     // The restarted daemon finds what it left: the junk has not reached the disk either.
     lan.nodes[0].kill();
@@ -138,7 +138,8 @@ const PREPARED: usize = 4096;
 /// Key agreements that the floods at `n1` may cost: those before each is noticed, one for each init that does not open; and
 /// some for the sessions' own handshakes.
 fn agreements_limit() -> u64 {
-    let floods = if is_long() { 1 + FASTEST_ROUNDS } else { 1 };
+    // An attacker who stands still for a second begins anew.
+    let floods = if is_long() { 2 + FASTEST_ROUNDS } else { 2 };
     floods as u64 * (LOAD_HANDSHAKES_PER_S as u64 + 1) + 100
 }
 
@@ -198,7 +199,7 @@ fn a_flood_of_handshakes_from_forged_addresses_costs_no_key_agreement_and_a_stre
         buffer[body..body + MAC_LEN].copy_from_slice(&mac1);
         buffer[body + MAC_LEN..].fill(0);
     };
-    under_flood(&mut lan, &attacker, &sink, "forged handshakes", rate, &mut next, |before, after| {
+    under_flood(&mut lan, &attacker, &sink, "forged handshakes", rate, &mut next, |before, after, sent| {
         let grown = |name: &str| after.handshakes[name] - before.handshakes[name];
         let (agreements, cookies) = (grown("dh_operations"), grown("cookies_sent"));
         figure("key agreements and cookies under forged handshakes", format!("{agreements}, {cookies}"));
@@ -207,7 +208,7 @@ fn a_flood_of_handshakes_from_forged_addresses_costs_no_key_agreement_and_a_stre
         // The kernel had most of the rest.
         let thinned = after.drops["udp_thinned"] - before.drops.get("udp_thinned").unwrap_or(&0);
         figure("thinned out of the forged handshakes", thinned);
-        assert!(thinned > rate, "{thinned}");
+        assert!(thinned > sent / 4, "{thinned} of {sent}");
     });
     // Somebody who was not there before gets through: his repetitions do, and the answers to what the flooded node asks.
     lan.nodes[1].kill();
@@ -239,14 +240,14 @@ fn junk_from_forged_addresses_is_dropped_and_a_stream_goes_on() {
         buffer.extend_from_slice(&prepared[number % PREPARED]);
         number += 1;
     };
-    under_flood(&mut lan, &attacker, &sink, "junk", rate, &mut next, |before, after| {
+    under_flood(&mut lan, &attacker, &sink, "junk", rate, &mut next, |before, after, sent| {
         let agreements = after.handshakes["dh_operations"] - before.handshakes["dh_operations"];
         figure("key agreements under junk", agreements);
         assert!(agreements <= agreements_limit(), "{agreements}");
         // What is neither a handshake nor from where a member sends, the kernel had most of.
         let thinned = after.drops["udp_thinned"] - before.drops.get("udp_thinned").unwrap_or(&0);
         figure("thinned out of the junk", thinned);
-        assert!(thinned > rate, "{thinned}");
+        assert!(thinned > sent / 4, "{thinned} of {sent}");
     });
     // A member that gets another address, from which nothing has come yet, is heard amid the junk.
     let endpoint = format!("192.0.2.1:{PORT}").parse().expect("an endpoint");
@@ -287,18 +288,20 @@ fn under_flood(
     name: &str,
     rate: u64,
     mut next: &mut (impl FnMut(&mut Vec<u8>) + Send),
-    check: impl FnOnce(&Status, &Status),
+    check: impl FnOnce(&Status, &Status, u64),
 ) {
     // Buffers that grow with the first stream have grown.
     iperf(&lan.nodes[1], &lan.nodes[0], 1);
     let usage_before = done(lan.nodes[0].daemon().expect("it runs").usage());
     let before = done(lan.nodes[0].status());
+    let mut at_it = 0;
     for (steady, rounds) in [(true, 1), (false, if is_long() { FASTEST_ROUNDS } else { 0 })] {
         let which = if steady { "100 Mbit/s" } else { "as fast as it goes" };
         let mut shares = Vec::new();
         for _ in 0..rounds {
             let (elsewhere, _) = stream_under(lan, attacker, sink, rate, steady, &mut next);
             let (here, sent) = stream_under(lan, attacker, "192.0.2.1", rate, steady, &mut next);
+            at_it += sent.sent;
             let reached = sent.sent as f64 / sent.took.as_secs_f64();
             figure(
                 &format!("{name} at {reached:.0}/s beside a stream, {which}"),
@@ -317,7 +320,7 @@ fn under_flood(
     let growth = usage_after.resident_bytes.saturating_sub(usage_before.resident_bytes);
     figure(&format!("memory under {name}"), format!("+{} kB", growth / 1000));
     assert!(growth < GROWTH_LIMIT_BYTES, "{growth} bytes");
-    check(&before, &after);
+    check(&before, &after, at_it);
     done(lan.nodes[1].wait_for_ping(overlay(&lan.nodes[0]), SETTLE));
 }
 

@@ -1,6 +1,8 @@
 //! Commands that a daemon has run when something happens.
 
-use meshnet_tests::net::{PORT, SETTLE, done, enlist, figure, found, overlay, restart_with};
+use meshnet_tests::net::{
+    PORT, SETTLE, done, enlist, figure, found, overlay, restart_with, without_link_local,
+};
 use netlab::Lab;
 use netlab::mesh::Member;
 use std::os::unix::fs::PermissionsExt;
@@ -19,9 +21,11 @@ fn wait_for_line(file: &Path, what: &str, is_wished: impl Fn(&str) -> bool) -> S
 fn pair(lab: &Lab) -> (Member, Member) {
     let lan = done(lab.switch("lan"));
     let first = done(lab.machine("a"));
+    without_link_local(&first);
     done(first.plug(&lan, &["192.0.2.1/24"]));
     let a = found(&first, &["--relay", "--endpoint", &format!("192.0.2.1:{PORT}")]);
     let second = done(lab.machine("b"));
+    without_link_local(&second);
     done(second.plug(&lan, &["192.0.2.2/24"]));
     let b = enlist(&a, &second, &["--subnet", "10.1.0.0/16"], &[]);
     (a, b)
@@ -82,7 +86,7 @@ fn tincs_scripts_run_and_slow_ones_hold_up_neither_packets_nor_the_daemon() {
     script("hosts/b-up", "echo b-up $NODE >> log; sleep 60");
     script("host-down", "echo down $NODE >> log");
     script("tinc-down", "echo tinc-down >> log");
-    restart_with(&mut a, &format!("hooks = {{ tinc = \"{}\", timeout = \"1s\" }}", directory.display()));
+    restart_with(&mut a, &format!("hooks = {{ tinc = \"{}\", timeout = \"4s\" }}", directory.display()));
     let at = directory.canonicalize().expect("it exists").display().to_string();
     wait_for_line(&log, "tinc-up", |line| line == format!("up mesh0 {at}"));
 

@@ -1,6 +1,6 @@
 //! Two nodes on an isolated LAN find each other: no server, no address configured, none of those they had before.
 
-use meshnet_tests::net::{PORT, SETTLE, admit, done, figure, found, overlay, timed};
+use meshnet_tests::net::{PORT, SETTLE, admit, done, figure, found, overlay, timed, without_link_local};
 use netlab::mesh::{Member, PathStatus};
 use netlab::{Lab, Machine, Port, Switch};
 use std::net::{IpAddr, SocketAddr};
@@ -26,6 +26,8 @@ fn build() -> Island {
     let (datacenter, island) = (done(lab.switch("dc")), done(lab.switch("island")));
     let plugged = |name: &str, address: &str| -> (Machine, Port) {
         let machine = done(lab.machine(name));
+        // Link-local addresses only where they are what is looked at.
+        without_link_local(&machine);
         let port = done(machine.plug(&datacenter, &[address]));
         (machine, port)
     };
@@ -55,11 +57,11 @@ fn two_nodes_on_an_isolated_lan_find_each_other() {
         ("IPv6", ["fd77::1/64", "fd77::2/64"]),
         ("IPv6 link-local only", ["fe80::7701/64", "fe80::7702/64"]),
     ] {
-        let times = timed(&format!("isolated LAN, {family}: to the first echo"), || {
+        timed(&format!("isolated LAN, {family}: to the first echo"), LIMIT, || {
             let island = build();
             island.move_over(addresses);
             let at = Instant::now();
-            done(island.nodes[0].wait_for_ping(overlay(&island.nodes[1]), LIMIT));
+            done(island.nodes[0].wait_for_ping(overlay(&island.nodes[1]), SETTLE));
             let took = at.elapsed();
             let local = |path: &PathStatus| {
                 let there = addresses[1].split(':').next().unwrap_or_default().trim_end_matches("/24");
@@ -68,7 +70,6 @@ fn two_nodes_on_an_isolated_lan_find_each_other() {
             done(island.nodes[0].wait_for_path("b", SETTLE, local));
             vec![took]
         });
-        assert!(times.iter().all(|time| *time <= LIMIT), "{times:?}");
     }
 }
 

@@ -1,8 +1,8 @@
 //! What paths carry: found out, lost again, different from peer to peer, and told to those who send too much.
 
 use meshnet_tests::net::{
-    Lan, PORT, SETTLE, Split, admit, done, enlist, figure, found, overlay, restart_with, transfer,
-    transfer_during,
+    Lan, PORT, SETTLE, Split, admit, done, enlist, figure, found, overlay, restart_with, timed, transfer,
+    transfer_during, without_link_local,
 };
 use netlab::{Fault, Lab, Machine};
 use nix::sys::socket::{getsockopt, sockopt::TcpMaxSeg};
@@ -51,8 +51,9 @@ fn a_hole_that_opens_under_a_transfer_does_not_end_it() {
     });
     figure("longest pause of TCP when long packets begin to vanish", format!("{:?}", went.longest_gap));
     assert!(went.longest_gap < Duration::from_secs(2), "{went:?}");
-    let path = done(a.wait_for_path("n2", SETTLE, |path| path.mtu <= THROUGH_HOLE));
-    assert!(path.is_direct() && path.mtu >= THROUGH_HOLE - 20, "{path:?}");
+    // It falls to a size that is known to pass, and is searched for from there.
+    let exact = THROUGH_HOLE - 20..=THROUGH_HOLE;
+    done(a.wait_for_path("n2", SETTLE, |path| path.is_direct() && exact.contains(&path.mtu)));
     // Other packets: what may be cut arrives, and the kernel knows what a path carries.
     // (The other end finds out with its first long answers.)
     for to in [overlay(b), done(b.address(true))] {
@@ -93,31 +94,37 @@ fn lab_ping(machine: &Machine, to: IpAddr, bytes: usize) -> Result<(), String> {
 
 #[test]
 fn a_switch_to_a_narrower_path_loses_nothing_for_tcp() {
-    let mut lan = Lan::new(2);
-    done(lan.uplink.apply(&narrow()));
-    // Restarted, the nodes find the relay's path narrow, and the one between them wide.
-    for node in &mut lan.nodes {
-        restart_with(node, "");
-    }
-    let (a, b) = (&lan.nodes[0], &lan.nodes[1]);
-    done(a.wait_for_ping(overlay(b), SETTLE));
-    done(a.wait_for_path("n2", SETTLE, |path| path.is_direct() && path.mtu == 1354));
-    let went = transfer_during(a.machine(), b.machine(), overlay(b), 100_000_000, || {
-        let cut = |to: &str| Fault { cut_to: vec![done(to.parse())], ..Fault::default() };
-        done(lan.ports[0].apply(&cut("192.0.2.2")));
-        done(lan.ports[1].apply(&cut("192.0.2.1")));
+    // TCP tries again after 0.2, 0.6, 1.4, and 3 s.
+    timed("longest pause of TCP when it has to take a narrower path", Duration::from_secs(3), || {
+        let mut lan = Lan::new(2);
+        done(lan.uplink.apply(&narrow()));
+        // Restarted, the nodes find the relay's path narrow, and the one between them wide.
+        for node in &mut lan.nodes {
+            restart_with(node, "");
+        }
+        let (a, b) = (&lan.nodes[0], &lan.nodes[1]);
+        done(a.wait_for_ping(overlay(b), SETTLE));
+        done(a.wait_for_path("n2", SETTLE, |path| path.is_direct() && path.mtu == 1354));
+        let went = transfer_during(a.machine(), b.machine(), overlay(b), 100_000_000, || {
+            let cut = |to: &str| Fault { cut_to: vec![done(to.parse())], ..Fault::default() };
+            done(lan.ports[0].apply(&cut("192.0.2.2")));
+            done(lan.ports[1].apply(&cut("192.0.2.1")));
+        });
+        let path = done(a.wait_for_path("n2", SETTLE, netlab::mesh::PathStatus::is_relayed));
+        assert!(path.mtu <= THROUGH_HOLE - 32 && path.mtu > 1100, "{path:?}");
+        vec![went.longest_gap]
     });
-    figure("longest pause of TCP when it has to take a narrower path", format!("{:?}", went.longest_gap));
-    let path = done(a.wait_for_path("n2", SETTLE, netlab::mesh::PathStatus::is_relayed));
-    assert!(path.mtu <= THROUGH_HOLE - 32 && path.mtu > 1100, "{path:?}");
-    assert!(went.longest_gap < Duration::from_secs(3), "{went:?}");
 }
 
 #[test]
 fn jumbo_frames_are_used_where_they_pass_and_nowhere_else() {
     let lab = done(Lab::new());
     let (wide, usual) = (done(lab.switch("wide")), done(lab.switch("usual")));
-    let machine = |name: &str| done(lab.machine(name));
+    let machine = |name: &str| {
+        let machine = done(lab.machine(name));
+        without_link_local(&machine);
+        machine
+    };
     let (first, second, third) = (machine("a"), machine("b"), machine("c"));
     for (machine, address) in [(&first, "192.0.2.1/24"), (&second, "192.0.2.2/24")] {
         let port = done(machine.plug(&wide, &[address]));
@@ -234,13 +241,14 @@ fn nobody_behind_a_member_agrees_on_segments_that_do_not_pass() {
 
 #[test]
 fn a_narrow_hop_behind_a_relay_is_found_and_a_transfer_goes_on_when_it_appears() {
-    let split = Split::new(1);
-    let (a, b) = (&split.a, &split.b);
-    let went = transfer_during(a.machine(), b.machine(), overlay(b), 60_000_000, || {
-        done(split.relay_ports[0][1].apply(&narrow()));
+    timed("longest pause of TCP when a hop behind the relay gets narrow", Duration::from_secs(2), || {
+        let split = Split::new(1);
+        let (a, b) = (&split.a, &split.b);
+        let went = transfer_during(a.machine(), b.machine(), overlay(b), 60_000_000, || {
+            done(split.relay_ports[0][1].apply(&narrow()));
+        });
+        let path = done(a.wait_for_path("b", SETTLE, |path| path.mtu <= THROUGH_HOLE - 32));
+        assert!(path.is_relayed() && path.mtu > 1150, "{path:?}");
+        vec![went.longest_gap]
     });
-    figure("longest pause of TCP when a hop behind the relay gets narrow", format!("{:?}", went.longest_gap));
-    let path = done(a.wait_for_path("b", SETTLE, |path| path.mtu <= THROUGH_HOLE - 32));
-    assert!(path.is_relayed() && path.mtu > 1150, "{path:?}");
-    assert!(went.longest_gap < Duration::from_secs(2), "{went:?}");
 }

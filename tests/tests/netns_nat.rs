@@ -239,6 +239,13 @@ fn a_translator_that_counts_is_seen_through() {
             done(member.wait_for_path(relay, SETTLE, PathStatus::is_direct));
         }
     }
+    // Without a route the first of its packets would have nowhere to go.
+    let prefix = format!("{}/32", overlay(&others[0]));
+    done(netlab::wait::until("a route to the other one", SETTLE, || {
+        let routes = done(counting.ok(&["routes"]));
+        let leads_there = |line: &str| line.contains(&prefix) && line.ends_with("used");
+        if routes.lines().any(leads_there) { Ok(()) } else { Err(routes) }
+    }));
     let began_ms = now_ms();
     let flow = flow(&counting, &others[0], 50);
     done(counting.wait_for_path("port", LIMIT, PathStatus::is_direct));

@@ -54,7 +54,7 @@ fn build_with<T>(service: impl FnOnce(&Nat) -> T) -> (World, T) {
     (World { _lab: lab, router, _relay: relay, a, b }, gateway)
 }
 
-/// Starts miniupnpd on a router.
+/// Starts miniupnpd on a router, and waits until it serves: who asks too early asks again after a minute.
 fn serve(router: &Nat, lines: &str) -> Process {
     let machine = &router.machine;
     done(machine.nft(
@@ -74,7 +74,14 @@ fn serve(router: &Nat, lines: &str) -> Process {
     done(std::fs::write(&file, configuration));
     let mut command = Command::new("miniupnpd");
     command.arg("-d").arg("-f").arg(&file).arg("-P").arg(machine.directory().join("miniupnpd.pid"));
-    done(machine.spawn(command))
+    let process = done(machine.spawn(command));
+    // Ports 5351 (RFC 6886) and 1900 (UPnP), as the kernel writes them.
+    let port = if lines.contains("enable_upnp=yes") { ":076C " } else { ":14E7 " };
+    let sockets = || std::fs::read_to_string("/proc/thread-self/net/udp").unwrap_or_default();
+    done(netlab::wait::until_true("miniupnpd to listen", SETTLE, || {
+        done(machine.enter(sockets)).contains(port)
+    }));
+    process
 }
 
 impl World {

@@ -1,7 +1,7 @@
 //! Nodes without a way between them talk through relays, which cannot read.
 
 use meshnet_tests::net::{
-    self, Cost, Split, done, figure, flow, iperf, overlay, restart_with, wait_for_arrivals,
+    self, Cost, Split, done, figure, flow, iperf, overlay, restart_with, trials, wait_for_arrivals,
 };
 use netlab::Fault;
 use netlab::flow::{Flow, FlowReport, FlowShape};
@@ -82,18 +82,30 @@ fn sent_through(from: &Member, to: &str) -> BTreeMap<String, u64> {
     paths.flatten().filter_map(through).collect()
 }
 
+fn growth(after: BTreeMap<String, u64>, before: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let since = |relay: &String| before.get(relay).copied().unwrap_or(0);
+    after.into_iter().map(|(relay, bytes)| (relay.clone(), bytes.saturating_sub(since(&relay)))).collect()
+}
+
 /// 16 flows of 50 packets a second.
 fn sixteen_flows(split: &Split) -> Vec<Flow> {
     (0..16).map(|_| flow(&split.a, &split.b, 50)).collect()
 }
 
-/// Waits until two relays carry a fifth of everything each, at the least.
+/// Waits until two relays have a share each of what is sent from now on. Of sixteen flows one relay has but three in one run of
+/// fifty, by chance; but one, in one of two thousand.
 fn wait_for_shares(split: &Split) -> BTreeMap<String, u64> {
+    let mut before = BTreeMap::new();
     let mut shares = BTreeMap::new();
     done(netlab::wait::until("both relays to have a share", net::SETTLE, || {
-        shares = sent_through(&split.a, "b");
+        let now = sent_through(&split.a, "b");
+        // What went before the second one was known is nobody's share.
+        if before.len() < 2 {
+            before = now.clone();
+        }
+        shares = growth(now, &before);
         let sum: u64 = shares.values().sum();
-        let shared = shares.len() == 2 && shares.values().all(|bytes| bytes * 5 > sum && *bytes > 100_000);
+        let shared = shares.len() == 2 && shares.values().all(|bytes| bytes * 12 > sum && *bytes > 100_000);
         if shared {
             return Ok(());
         }
@@ -131,11 +143,7 @@ fn two_equal_relays_share_the_flows_of_a_pair() {
 fn sent_within_two_seconds(split: &Split, flows: &[Flow]) -> BTreeMap<String, u64> {
     let before = sent_through(&split.a, "b");
     wait_for_arrivals(&flows[0], 100);
-    let after = sent_through(&split.a, "b");
-    after
-        .into_iter()
-        .map(|(relay, bytes)| (relay.clone(), bytes - before.get(&relay).copied().unwrap_or(0)))
-        .collect()
+    growth(sent_through(&split.a, "b"), &before)
 }
 
 #[test]
@@ -172,6 +180,11 @@ fn a_relay_that_is_full_loses_its_share_of_the_flows_to_one_with_room() {
 
 #[test]
 fn what_is_inside_a_datacentre_is_relayed_inside_it_while_that_is_possible() {
+    trials("the relay of both ends' datacentre is killed", 3000, inside_a_datacentre);
+}
+
+/// The one relay outside of the ends' datacentre is not used; then that inside is killed. What that costs.
+fn inside_a_datacentre() -> Vec<Cost> {
     // The one outside is a little nearer.
     let mut split = Split::quiet(&[Duration::from_millis(5), Duration::from_millis(6)]);
     restart_with(&mut split.relays[0], "datacenter = \"fra\"");
@@ -191,28 +204,27 @@ fn what_is_inside_a_datacentre_is_relayed_inside_it_while_that_is_possible() {
     split.relays[1].kill();
     done(split.a.wait_for_path("b", net::SETTLE, |path| path.via == ["r1"]));
     wait_for_arrivals(&flows[0], 100);
-    let gap = flows.into_iter().map(|flow| Cost::of(&done(flow.stop()), at).gap_ms).max().unwrap_or(0);
-    figure("the relay of both ends' datacentre is killed, gap", format!("{gap} ms"));
-    assert!(gap <= 3000, "{gap} ms");
+    flows.into_iter().map(|flow| Cost::of(&done(flow.stop()), at)).collect()
 }
 
 #[test]
 fn traffic_finds_another_way_when_a_relay_passes_only_short_packets_on() {
-    let split = Split::with_delays(&[Duration::from_millis(5), Duration::from_millis(15)]);
-    done(split.a.wait_for_path("b", net::SETTLE, |path| path.via == ["r1"]));
-    let target = SocketAddr::new(overlay(&split.b), 0);
-    let shape = FlowShape { rate_pps: 500, payload_bytes: 1000 };
-    let flow = done(Flow::start(split.a.machine(), split.b.machine(), target, shape));
-    wait_for_arrivals(&flow, 500);
-    let at = Instant::now();
-    // Probes go on passing.
-    let only_short = Fault { swallow_longer_than_bytes: Some(600), ..Fault::default() };
-    done(split.relay_ports[0][1].apply(&only_short));
-    wait_for_arrivals(&flow, 1000);
-    let path = done(split.a.wait_for_path("b", net::SETTLE, |path| path.via == ["r2"]));
-    let cost = Cost::of(&done(flow.stop()), at);
-    figure("a relay passes only short packets on", format!("{cost:?}, then {path:?}"));
-    assert!(cost.lost > 0 && cost.gap_ms <= 3000, "{cost:?}");
+    let costs = trials("a relay passes only short packets on", 3000, || {
+        let split = Split::with_delays(&[Duration::from_millis(5), Duration::from_millis(15)]);
+        done(split.a.wait_for_path("b", net::SETTLE, |path| path.via == ["r1"]));
+        let target = SocketAddr::new(overlay(&split.b), 0);
+        let shape = FlowShape { rate_pps: 500, payload_bytes: 1000 };
+        let flow = done(Flow::start(split.a.machine(), split.b.machine(), target, shape));
+        wait_for_arrivals(&flow, 500);
+        let at = Instant::now();
+        // Probes go on passing.
+        let only_short = Fault { swallow_longer_than_bytes: Some(600), ..Fault::default() };
+        done(split.relay_ports[0][1].apply(&only_short));
+        wait_for_arrivals(&flow, 1000);
+        done(split.a.wait_for_path("b", net::SETTLE, |path| path.via == ["r2"]));
+        vec![Cost::of(&done(flow.stop()), at)]
+    });
+    assert!(costs.worst(|cost| cost.lost) > 0, "{costs:?}");
 }
 
 #[test]

@@ -46,6 +46,15 @@ pub fn meshd() -> PathBuf {
     netlab::mesh::binary().unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// No link-local addresses on what is plugged in from now on: paths are over the addresses that a test gives, cuts, counts, and
+/// knows the size of.
+///
+/// # Panics
+/// When the kernel has no IPv6.
+pub fn without_link_local(machine: &Machine) {
+    done(machine.sysctl("net.ipv6.conf.default.addr_gen_mode", "1"));
+}
+
 /// Starts a mesh on a machine: `init` with these arguments, then the daemon.
 ///
 /// # Panics
@@ -285,8 +294,7 @@ impl Lan {
         let (mut nodes, mut ports) = (Vec::new(), Vec::new());
         for number in 1..=node_count {
             let machine = done(lab.machine(&format!("n{number}")));
-            // No link-local addresses: paths are over IPv4, which tests cut, count, and know the size of.
-            done(machine.sysctl("net.ipv6.conf.default.addr_gen_mode", "1"));
+            without_link_local(&machine);
             ports.push(done(machine.plug(&switch, &[&format!("192.0.2.{number}/24")])));
             done(machine.default_route("192.0.2.254"));
             nodes.push(admit(&relay, &machine, &[], &[]));

@@ -21,7 +21,8 @@ const STALL: Duration = Duration::from_secs(10);
 /// # Panics
 /// When a byte is wrong or missing, or nothing moves for some seconds.
 pub fn transfer(from: &Machine, to: &Machine, address: IpAddr, bytes: u64) -> f64 {
-    transfer_during(from, to, address, bytes, || {}).mbit_per_s
+    let start = Instant::now();
+    Stream::start(from, to, address, bytes).end().rate_since(start).mbit_per_s
 }
 
 /// How a transfer went.
@@ -33,7 +34,7 @@ pub struct Transferred {
     pub longest_gap: Duration,
 }
 
-/// As [`transfer`]; something happens when a quarter of it has arrived.
+/// As [`transfer`]; something happens when a quarter of it has arrived, and the other three are sent when it has happened.
 ///
 /// # Panics
 /// When a byte is wrong or missing, or nothing moves for some seconds.
@@ -45,11 +46,25 @@ pub fn transfer_during(
     event: impl FnOnce(),
 ) -> Transferred {
     let start = Instant::now();
-    let mut stream = Stream::start(from, to, address, bytes);
+    let stream = Stream::start(from, to, address, u64::MAX);
     stream.wait_for(bytes / 4);
     event();
-    let longest_gap = stream.end();
-    Transferred { mbit_per_s: bytes as f64 * 8.0 / 1e6 / start.elapsed().as_secs_f64(), longest_gap }
+    stream.end_after(bytes / 4 * 3);
+    stream.end().rate_since(start)
+}
+
+/// What arrived of a transfer.
+struct Received {
+    bytes: u64,
+    /// The longest time in which nothing did.
+    longest_gap: Duration,
+}
+
+impl Received {
+    fn rate_since(&self, start: Instant) -> Transferred {
+        let mbit_per_s = self.bytes as f64 * 8.0 / 1e6 / start.elapsed().as_secs_f64();
+        Transferred { mbit_per_s, longest_gap: self.longest_gap }
+    }
 }
 
 /// A thread in a machine, which may not get there, and may fail there.
@@ -57,9 +72,11 @@ type Inside<T> = JoinHandle<Result<io::Result<T>, netlab::Error>>;
 
 /// A transfer under way.
 struct Stream {
-    receiver: Option<Inside<(u64, Duration)>>,
-    sender: Option<Inside<u64>>,
+    receiver: Inside<Received>,
+    sender: Inside<u64>,
     arrived: Arc<AtomicU64>,
+    /// So many bytes are sent.
+    goal: Arc<AtomicU64>,
 }
 
 impl Stream {
@@ -67,10 +84,11 @@ impl Stream {
         let listener = done(done(to.enter(|| TcpListener::bind((address, 0)))));
         let target = done(listener.local_addr());
         let arrived = Arc::new(AtomicU64::new(0));
-        let counter = arrived.clone();
-        let receiver = Some(done(to.thread(move || receive(&listener, &counter))));
-        let sender = Some(done(from.thread(move || send(target, bytes))));
-        Stream { receiver, sender, arrived }
+        let goal = Arc::new(AtomicU64::new(bytes));
+        let (counter, until) = (arrived.clone(), goal.clone());
+        let receiver = done(to.thread(move || receive(&listener, &counter)));
+        let sender = done(from.thread(move || send(target, &until)));
+        Stream { receiver, sender, arrived, goal }
     }
 
     fn arrived(&self) -> u64 {
@@ -79,35 +97,42 @@ impl Stream {
 
     /// Until so many bytes have arrived, or it has failed.
     fn wait_for(&self, bytes: u64) {
-        let failed = || self.receiver.as_ref().is_none_or(JoinHandle::is_finished);
+        let failed = || self.receiver.is_finished();
         while self.arrived() < bytes && !failed() {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
 
-    /// Gives the longest time in which nothing arrived.
-    fn end(&mut self) -> Duration {
-        fn joined<T>(thread: Option<Inside<T>>) -> Option<T> {
-            let joined = |thread: Inside<T>| thread.join().unwrap_or_else(|it| std::panic::resume_unwind(it));
-            thread.map(|thread| done(done(joined(thread))))
+    /// Lets it end when so many bytes more than now have arrived.
+    fn end_after(&self, bytes: u64) {
+        self.goal.store(self.arrived() + bytes, Ordering::Relaxed);
+    }
+
+    /// Waits for its end.
+    fn end(self) -> Received {
+        fn joined<T>(thread: Inside<T>) -> T {
+            done(done(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
         }
-        let Some((received, longest_gap)) = joined(self.receiver.take()) else { return Duration::ZERO };
-        let sent = joined(self.sender.take());
-        assert_eq!(Some(received), sent, "bytes that arrived, and that were sent");
-        longest_gap
+        let received = joined(self.receiver);
+        assert_eq!(received.bytes, joined(self.sender), "bytes that arrived, and that were sent");
+        received
     }
 }
 
-/// Gives the number of bytes.
-fn send(target: SocketAddr, bytes: u64) -> io::Result<u64> {
+/// Sends up to `goal`, which may be moved meanwhile; gives the number of bytes.
+fn send(target: SocketAddr, goal: &AtomicU64) -> io::Result<u64> {
     let mut stream = TcpStream::connect_timeout(&target, STALL)?;
     stream.set_write_timeout(Some(STALL))?;
     stream.set_read_timeout(Some(STALL))?;
     let mut noise = Noise::new();
     let mut chunk = vec![0; CHUNK];
     let mut sent = 0;
-    while sent < bytes {
-        let len = usize::try_from(bytes - sent).unwrap_or(CHUNK).min(CHUNK);
+    loop {
+        let left = goal.load(Ordering::Relaxed).saturating_sub(sent);
+        if left == 0 {
+            break;
+        }
+        let len = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
         noise.fill(&mut chunk);
         stream.write_all(&chunk[..len])?;
         sent += len as u64;
@@ -117,9 +142,8 @@ fn send(target: SocketAddr, bytes: u64) -> io::Result<u64> {
     Ok(sent)
 }
 
-/// Gives the number of bytes, and the longest time in which nothing came.
-fn receive(listener: &TcpListener, arrived: &AtomicU64) -> io::Result<(u64, Duration)> {
-    let (mut stream, _) = listener.accept()?;
+fn receive(listener: &TcpListener, arrived: &AtomicU64) -> io::Result<Received> {
+    let mut stream = accept_within(listener, 2 * STALL)?;
     stream.set_read_timeout(Some(STALL))?;
     let mut noise = Noise::new();
     let (mut chunk, mut expected) = (vec![0; CHUNK], vec![0; CHUNK]);
@@ -146,5 +170,23 @@ fn receive(listener: &TcpListener, arrived: &AtomicU64) -> io::Result<(u64, Dura
         }
     }
     stream.write_all(&[1])?;
-    Ok((received, longest_gap))
+    Ok(Received { bytes: received, longest_gap })
+}
+
+/// Who was to connect may have failed to.
+fn accept_within(listener: &TcpListener, limit: Duration) -> io::Result<TcpStream> {
+    listener.set_nonblocking(true)?;
+    let deadline = Instant::now() + limit;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                return Ok(stream);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
