@@ -108,7 +108,11 @@ fn tincs_scripts_run_in_its_order_and_what_may_not_be_run_is_no_script() {
     std::fs::create_dir(directory.path().join("hosts")).unwrap();
     let script = |file: &str, mode: u32| {
         let path = directory.path().join(file);
-        std::fs::write(&path, "#!/bin/sh\necho ${0##*/} $NODE; pwd\n").unwrap();
+        // Not by this process: a child of another test could hold the new file open for writing (ETXTBSY).
+        let text = "#!/bin/sh\necho ${0##*/} $NODE; pwd\n";
+        let mut write = std::process::Command::new("sh");
+        write.args(["-c", "printf %s \"$1\" > \"$2\"", "sh", text]).arg(&path);
+        assert!(write.status().unwrap().success());
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
     script("host-up", 0o700);
@@ -127,25 +131,26 @@ fn tincs_scripts_run_in_its_order_and_what_may_not_be_run_is_no_script() {
 fn a_command_that_hangs_is_killed_with_what_it_started_and_the_next_one_runs() {
     let directory = tempfile::tempdir().unwrap();
     let mark = directory.path().join("mark");
-    let mut config = shell(On::Up, &format!("(sleep 3; touch {}) & echo begun; sleep 60", mark.display()));
+    let mut config = shell(On::Up, &format!("(sleep 8; touch {}) & echo begun; sleep 60", mark.display()));
     config.commands.insert(On::Down, Command::Shell("echo after".into()));
-    config.timeout = Duration::from_millis(300);
+    // A shell has to be there in this time, on a busy machine, too.
+    config.timeout = Duration::from_secs(2);
     let start = Instant::now();
     let ran = commands(run(config, &[(On::Up, Happened::default()), (On::Down, Happened::default())]));
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(7), "{:?}", start.elapsed());
     assert_eq!((&ran[0].outcome, &ran[0].output[..]), (&Some(Outcome::Killed), &["begun".to_owned()][..]));
     assert_eq!(ran[1].output, ["after"]);
-    std::thread::sleep(Duration::from_secs(4).saturating_sub(start.elapsed()));
+    std::thread::sleep(Duration::from_secs(9).saturating_sub(start.elapsed()));
     assert!(!Path::new(&mark).exists(), "what it had started in the background still ran");
 }
 
 #[test]
 fn what_stays_in_the_background_does_not_hold_up_the_next_one() {
-    let mut config = shell(On::Up, "sleep 5 & echo begun");
+    let mut config = shell(On::Up, "sleep 10 & echo begun");
     config.commands.insert(On::Down, Command::Shell("echo after".into()));
     let start = Instant::now();
     let ran = commands(run(config, &[(On::Up, Happened::default()), (On::Down, Happened::default())]));
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     assert_eq!((ran[0].outcome.as_ref(), ran[1].output[0].as_str()), (Some(&Outcome::Done), "after"));
 }
 

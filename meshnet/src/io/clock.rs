@@ -36,8 +36,8 @@ mod tests {
 
     #[test]
     fn the_monotonic_clock_never_goes_back_and_counts_microseconds() {
-        let start = mono();
         let reference = std::time::Instant::now();
+        let start = mono();
         std::thread::sleep(Duration::from_millis(20));
         let (end, passed) = (mono(), reference.elapsed());
         let measured = end.since(start);

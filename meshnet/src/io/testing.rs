@@ -23,6 +23,19 @@ pub(crate) fn in_namespace(body: impl FnOnce() + Send + 'static) {
     }
 }
 
+/// Looks until there is something, for ten seconds at most. What was closed may still be open for a moment, in a child of another
+/// test that has copied all descriptors and not begun to run its program yet.
+pub(crate) fn soon<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    let start = std::time::Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < std::time::Duration::from_secs(10), "{what}: not within ten seconds");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
 /// Runs ip(8) with `arguments` split at spaces, in this thread's namespace.
 ///
 /// # Panics

@@ -26,7 +26,7 @@ use proto::id::{MemberId, ReceiverIndex, RelayLabel};
 
 use super::*;
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 
 /// A device whose kernel side is the other end of a socket pair. With offload, segment size and place of the transport
 /// header come before every packet; zeroes for a plain one.
@@ -440,7 +440,7 @@ fn a_super_packet_takes_one_system_call_at_each_step_direct_and_relayed() {
         b.wait_for(|counters| counters.device_writes.load(Ordering::Relaxed) == round + 1);
     }
     assert_eq!(a.lanes().counters().tx_super_packets.load(Ordering::Relaxed), 2);
-    assert_eq!(b.lanes().counters().delivered.load(Ordering::Relaxed), 92);
+    b.wait_for(|counters| counters.delivered.load(Ordering::Relaxed) == 92);
 }
 
 #[test]
@@ -687,7 +687,7 @@ fn stopping_carries_what_is_pending_and_is_quick() {
     a.run();
     let start = Instant::now();
     assert_eq!(a.lanes.take().unwrap().stop(), 0);
-    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(5));
     for number in 0..30 {
         assert_eq!(b.received(), packet(0, 1, number, 100));
     }

@@ -82,7 +82,7 @@ fn puts(calls: &[(String, String)]) -> Vec<&str> {
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_deployment_of_the_same_by_an_earlier_run_is_waited_for_and_not_begun_again() {
-    let (end, _, calls) = deploy(5_000, |method, path, before| match (method, path) {
+    let (end, _, calls) = deploy(20_000, |method, path, before| match (method, path) {
         ("PUT", _) => locked(),
         (_, DEPLOYMENTS) if before == 0 => held_by(&[ID]),
         (_, DEPLOYMENTS) => Reply::Json(200, json!([])),
@@ -96,7 +96,7 @@ async fn a_deployment_of_the_same_by_an_earlier_run_is_waited_for_and_not_begun_
 #[tokio::test(flavor = "current_thread")]
 async fn an_old_deployment_of_the_stack_is_replaced_by_force() {
     let forced = Arc::new(AtomicBool::new(false));
-    let (end, _, calls) = deploy(5_000, move |method, path, _| match (method, path) {
+    let (end, _, calls) = deploy(20_000, move |method, path, _| match (method, path) {
         ("PUT", path) if path.ends_with("force=true") => {
             forced.store(true, Ordering::Relaxed);
             Reply::Json(200, json!({"deploymentId": "d8"}))
@@ -116,7 +116,7 @@ async fn an_old_deployment_of_the_stack_is_replaced_by_force() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_deployment_that_has_others_too_is_left_alone_and_named() {
-    let (end, why, calls) = deploy(1_300, |method, path, _| match (method, path) {
+    let (end, why, calls) = deploy(4_000, |method, path, _| match (method, path) {
         ("PUT", _) => locked(),
         (_, DEPLOYMENTS) => held_by(&[ID, "/shop/web"]),
         _ => Reply::Json(200, json!({ "app": wanted("old") })),
@@ -129,7 +129,7 @@ async fn a_deployment_that_has_others_too_is_left_alone_and_named() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_request_whose_answer_was_lost_is_not_made_twice_if_it_was_heard() {
-    let (end, _, calls) = deploy(5_000, |method, path, _| match (method, path) {
+    let (end, _, calls) = deploy(20_000, |method, path, _| match (method, path) {
         ("PUT", _) => Reply::Gone,
         (_, DEPLOYMENTS) => Reply::Json(200, json!([])),
         _ => Reply::Json(200, json!({ "app": wanted("new") })),
@@ -141,7 +141,7 @@ async fn a_request_whose_answer_was_lost_is_not_made_twice_if_it_was_heard() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_change_of_leader_in_the_middle_is_waited_out() {
-    let (end, _, calls) = deploy(8_000, |method, path, before| match (method, path) {
+    let (end, _, calls) = deploy(30_000, |method, path, before| match (method, path) {
         ("PUT", _) if before == 0 => {
             Reply::Json(503, json!({"message": "Could not determine the current leader"}))
         }
@@ -163,7 +163,7 @@ async fn a_change_of_leader_in_the_middle_is_waited_out() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_stuck_deployment_says_at_its_deadline_why() {
-    let (end, why, _) = deploy(1_300, |method, path, _| match (method, path) {
+    let (end, why, _) = deploy(4_000, |method, path, _| match (method, path) {
         ("PUT", _) => Reply::Json(200, json!({"deploymentId": "d7"})),
         (_, DEPLOYMENTS) => held_by(&[ID]),
         (_, "/v2/queue") => Reply::Json(
@@ -190,7 +190,7 @@ async fn a_stuck_deployment_says_at_its_deadline_why() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_deployment_that_was_rolled_back_and_an_invalid_application_are_failures() {
-    let (end, _, _) = deploy(5_000, |method, path, _| match (method, path) {
+    let (end, _, _) = deploy(20_000, |method, path, _| match (method, path) {
         ("PUT", _) => Reply::Json(200, json!({"deploymentId": "d7"})),
         (_, DEPLOYMENTS) => Reply::Json(200, json!([])),
         _ => Reply::Json(200, json!({ "app": wanted("old") })),
@@ -198,7 +198,7 @@ async fn a_deployment_that_was_rolled_back_and_an_invalid_application_are_failur
     .await;
     assert!(end.unwrap().unwrap_err().contains("rolled it back"));
     let (end, _, calls) =
-        deploy(5_000, |_, _, _| Reply::Json(422, json!({"message": "Object is not valid"}))).await;
+        deploy(20_000, |_, _, _| Reply::Json(422, json!({"message": "Object is not valid"}))).await;
     assert!(end.unwrap().unwrap_err().contains("Object is not valid"));
     assert_eq!(calls.len(), 1);
 }
